@@ -1,0 +1,123 @@
+package mcp
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// Handler answers one resolved call.
+type Handler func(ctx context.Context, c *Call) (Result, error)
+
+// Middleware wraps a Handler; the stops of the request path after Resolve are of this form.
+type Middleware func(Handler) Handler
+
+// Policy is what holds for every call of one target. It is immutable.
+type Policy struct {
+	Cacheable bool
+	Scope     Scope
+	TTL       time.Duration // of cached results, from their birth
+	Timeout   time.Duration // of the work, at most
+	MaxBytes  int           // of a result's structured content
+}
+
+// Call is a request that has been resolved: who, what, with which arguments, under which policy. It belongs to one
+// goroutine at a time.
+type Call struct {
+	Request *Request
+	Caller  Caller
+
+	// Target is the configured name of the tool, resource or prompt: never the client's text. "" for lists.
+	Target string
+	// Version is the hash of the target's definition and source: part of every key.
+	Version [16]byte
+	Policy  *Policy
+	Args    []Value
+	// Deadline is when the answer is of no more use; zero for none.
+	Deadline time.Time
+	// Invoke does the work.
+	Invoke Handler
+
+	// Notify sends a notification on this request's stream; nil where the client cannot take any.
+	Notify Notifier
+	// Answer carries what the user answered to an earlier InputRequired of this same call; nil on the first try.
+	Answer *Answer
+	// CanElicit tells whether the client can ask its user with a form.
+	CanElicit bool
+	// LogLevel is the least severe level that the client wants on this request; LogOff for none.
+	LogLevel LogLevel
+
+	key []byte
+}
+
+// Detach makes the call independent of the request's bytes, so that it may outlive the request that brought it.
+func (c *Call) Detach() *Call {
+	d := *c
+	d.Request, d.Notify = nil, nil
+	d.key = slices.Clone(c.key)
+	d.Args = slices.Clone(c.Args)
+	for i := range d.Args {
+		d.Args[i].Text = slices.Clone(d.Args[i].Text)
+	}
+	return &d
+}
+
+// Key gives the bytes that stand for this call wherever results are shared: identity at the policy's scope, target, the
+// target's version and the decoded, defaulted arguments. It is neutral to the protocol's revision. Every field is
+// preceded by its length or has a fixed one, so no two different calls give the same bytes.
+//
+// This is the one place where keys are made: caches, flights and requestState rest on it.
+func (c *Call) Key() []byte {
+	if len(c.key) == 0 {
+		c.key = append(c.key, c.Caller.ScopeKey(c.Policy.Scope)...)
+		c.key = appendKeyText(c.key, c.Target)
+		c.key = append(c.key, c.Version[:]...)
+		for _, v := range c.Args {
+			c.key = v.AppendKey(c.key)
+		}
+	}
+	return c.key
+}
+
+// Reset clears the call for its next use and keeps its buffers.
+func (c *Call) Reset() {
+	*c = Call{Args: c.Args[:0], key: c.key[:0]}
+}
+
+// Notifier sends notifications about one running call to its client.
+type Notifier interface {
+	// Progress reports strictly growing progress; it is dropped where the client gave no token.
+	Progress(progress, total float64, message string)
+	// Log sends a log message; it is dropped where the client asked for none of this level.
+	Log(level LogLevel, logger, message string)
+}
+
+// LogLevel is a syslog severity as the protocol names them; a greater one is more severe.
+type LogLevel uint8
+
+// The levels, least severe first. LogOff is the zero value: nothing is sent.
+const (
+	LogOff LogLevel = iota
+	LogDebug
+	LogInfo
+	LogNotice
+	LogWarning
+	LogError
+	LogCritical
+	LogAlert
+	LogEmergency
+)
+
+var logLevelNames = [...]string{"", "debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"}
+
+func (l LogLevel) String() string { return logLevelNames[l] }
+
+// ParseLogLevel finds the level that s names.
+func ParseLogLevel[S ~string | ~[]byte](s S) (LogLevel, bool) {
+	for l := LogDebug; l <= LogEmergency; l++ {
+		if logLevelNames[l] == string(s) {
+			return l, true
+		}
+	}
+	return LogOff, false
+}

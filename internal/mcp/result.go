@@ -1,0 +1,88 @@
+package mcp
+
+import "time"
+
+// CacheStatus says how a cache took part in a result.
+type CacheStatus uint8
+
+// The states of _meta["millrace/cache"].status. CacheNone leaves the field out: the target is not cacheable.
+const (
+	CacheNone CacheStatus = iota
+	CacheHit
+	CacheMiss
+	CacheCoalesced
+	CacheStale
+	CacheBypass
+)
+
+var cacheStatusNames = [...]string{"none", "hit", "miss", "coalesced", "stale", "bypass"}
+
+func (s CacheStatus) String() string { return cacheStatusNames[s] }
+
+// CacheInfo is how a cache took part in one answer.
+type CacheInfo struct {
+	Status CacheStatus
+	Level  uint8 // 1 to 3; 0 where no level answered
+	Age    time.Duration
+}
+
+// Result is the outcome of a call, already encoded and neutral to revisions. Its bytes may be shared: nobody changes
+// them. The network layer splices id, resultType, serverInfo and _meta around them.
+type Result struct {
+	// Fields is the encoded members of the result object, without braces: `"content":[…],"structuredContent":{…}`.
+	Fields []byte
+	// Meta is encoded members for _meta, without braces, or nil.
+	Meta []byte
+	// IsError tells that Fields carries isError: such results are never stored.
+	IsError bool
+	// ErrorKind is ToolError.Kind where IsError.
+	ErrorKind string
+	// Hints, where set, are the caching hints that modern clients get with lists and reads.
+	Hints *Hints
+	// Input, where set, replaces Fields: the user is asked first.
+	Input *InputRequired
+	Cache CacheInfo
+}
+
+// Hints are the caching hints of SEP-2549.
+type Hints struct {
+	TTL   time.Duration
+	Scope Scope // on the wire: public, or private for everything narrower
+}
+
+// InputRequired says what has to be asked before the call can go on. The handler is called again with an Answer.
+type InputRequired struct {
+	Requests []InputRequest
+	// State is what the handler wants to see again in Answer.State. The network layer seals it.
+	State []byte
+}
+
+// InputRequest is one question.
+type InputRequest struct {
+	Key    string
+	Method string // elicitation/create
+	Params []byte // encoded JSON object
+}
+
+// Answer is what came back for an InputRequired.
+type Answer struct {
+	State     []byte            // as the handler gave it, proven to be unchanged
+	Responses map[string][]byte // encoded JSON by InputRequest.Key
+}
+
+// EventKind says what changed.
+type EventKind uint8
+
+// The kinds of events that clients can wait for.
+const (
+	ToolsChanged EventKind = iota
+	PromptsChanged
+	ResourcesChanged
+	ResourceUpdated
+)
+
+// Event is something that streams may be waiting for.
+type Event struct {
+	Kind EventKind
+	URI  string // ResourceUpdated
+}
