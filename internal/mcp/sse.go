@@ -1,0 +1,32 @@
+package mcp
+
+import "bytes"
+
+// AppendEvent writes one server-sent event. id and event may be "" and are left out then; empty data is written as an
+// empty data line, which primes a stream's id. Line breaks in data become data lines of their own, as the standard has
+// it, so that no data can end the event or start another field.
+func AppendEvent(dst []byte, id, event string, data []byte) []byte {
+	if id != "" {
+		dst = append(append(append(dst, "id: "...), id...), '\n')
+	}
+	if event != "" {
+		dst = append(append(append(dst, "event: "...), event...), '\n')
+	}
+	for {
+		line, rest, more := data, []byte(nil), false
+		if i := bytes.IndexAny(data, "\r\n"); i >= 0 {
+			line, rest, more = data[:i], data[i+1:], true
+			if data[i] == '\r' && len(rest) > 0 && rest[0] == '\n' {
+				rest = rest[1:]
+			}
+		}
+		dst = append(append(append(dst, "data: "...), line...), '\n')
+		if !more {
+			return append(dst, '\n')
+		}
+		data = rest
+	}
+}
+
+// KeepAlive is an event stream's comment line that shows the connection to be alive.
+var KeepAlive = []byte(": keep-alive\n\n")
