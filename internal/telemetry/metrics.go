@@ -1,0 +1,120 @@
+package telemetry
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// Metrics is every figure of the server. Its methods are safe for concurrent use.
+type Metrics struct {
+	// InFlight is the number of requests being worked on: Add(1) when one starts, Add(-1) when it ends.
+	InFlight Counter
+
+	mu       sync.Mutex // guards all below and target.operations
+	targets  map[targetKey]*target
+	queries  map[queryKey]*Histogram
+	caches   map[cacheKey]*Counter
+	levels   map[string]func() (entries, bytes int64)
+	pools    map[string]func() []Pool
+	sessions func() int
+	hash     string
+	values   map[string]float64
+}
+
+type (
+	targetKey struct{ method, tool string }
+	queryKey  struct{ source, role string }
+	cacheKey  struct{ level, result string }
+)
+
+// Pool is the figures of one pool of database connections at one moment.
+type Pool struct {
+	Role                string // primary, reader, writer
+	Busy, Idle, Waiting int    // connections at work, connections at rest, callers in the queue
+	// WaitCount and Wait tell how often a caller had to wait, and how long all of them did, since the start.
+	WaitCount int64
+	Wait      time.Duration
+}
+
+// NewMetrics makes the server's metrics and registers them, and those of Go and of the process, with reg. It panics when
+// reg has any of them already: one registry serves one server.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		targets: map[targetKey]*target{},
+		queries: map[queryKey]*Histogram{},
+		caches:  map[cacheKey]*Counter{},
+		levels:  map[string]func() (int64, int64){},
+		pools:   map[string]func() []Pool{},
+	}
+	reg.MustRegister(m.collector(), collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// CacheRequests is the counter of one result (hit, miss, stale, …) at one level (l1, l2, l3) of the cache.
+func (m *Metrics) CacheRequests(level, result string) *Counter {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := cacheKey{level, result}
+	if m.caches[key] == nil {
+		m.caches[key] = new(Counter)
+	}
+	return m.caches[key]
+}
+
+// SetCacheLevel says whom to ask, at each scrape, what a level of the cache holds; nil for a level that is gone. The
+// function must not block.
+func (m *Metrics) SetCacheLevel(level string, size func() (entries, bytes int64)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if size == nil {
+		delete(m.levels, level)
+		return
+	}
+	m.levels[level] = size
+}
+
+// Query is the histogram of the statements that ran on one role of a source.
+func (m *Metrics) Query(source, role string) *Histogram {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := queryKey{source, role}
+	if m.queries[key] == nil {
+		m.queries[key] = new(Histogram)
+	}
+	return m.queries[key]
+}
+
+// SetSource says whom to ask, at each scrape, for the pools of a source; those of one role are added up.
+// The function must not block.
+// With nil the source is gone, and its series with it.
+func (m *Metrics) SetSource(source string, pools func() []Pool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if pools != nil {
+		m.pools[source] = pools
+		return
+	}
+	delete(m.pools, source)
+	maps.DeleteFunc(m.queries, func(k queryKey, _ *Histogram) bool { return k.source == source })
+}
+
+// SetSessions says whom to ask, at each scrape, for the number of open sessions. The function must not block.
+func (m *Metrics) SetSessions(open func() int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sessions = open
+}
+
+// SetConfig shows the configuration in force: the hash of the file, and the effective value of each configured number by
+// the path of its key, in seconds, bytes or as a plain count.
+func (m *Metrics) SetConfig(hash string, values map[string]float64) {
+	values = maps.Clone(values)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hash, m.values = hash, values
+}
