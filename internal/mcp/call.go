@@ -38,6 +38,11 @@ type Call struct {
 	// Invoke does the work.
 	Invoke Handler
 
+	// NoStore tells that the arguments cannot be keyed as safely as a cache needs: the call passes every cache by.
+	NoStore bool
+	// Meter counts the call; nil for none.
+	Meter Meter
+
 	// Notify sends a notification on this request's stream; nil where the client cannot take any.
 	Notify Notifier
 	// Answer carries what the user answered to an earlier InputRequired of this same call; nil on the first try.
@@ -90,6 +95,12 @@ type Notifier interface {
 	Progress(progress, total float64, message string)
 	// Log sends a log message; it is dropped where the client asked for none of this level.
 	Log(level LogLevel, logger, message string)
+}
+
+// Meter counts the calls of one target. It is safe for concurrent use and made beforehand: it costs no look-up.
+type Meter interface {
+	Observe(r Revision, s CacheStatus, d time.Duration)
+	Error(r Revision, kind string)
 }
 
 // LogLevel is a syslog severity as the protocol names them; a greater one is more severe.
