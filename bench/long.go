@@ -51,6 +51,9 @@ func (r *run) openLoop(ctx context.Context, only *regexp.Regexp, d time.Duration
 		if err != nil {
 			return nil, nil, err
 		}
+		if _, err := r.probe(ctx, l, 20); err != nil {
+			return nil, nil, err
+		}
 		resident, _, err := l.server.memory()
 		if err != nil {
 			return nil, nil, err

@@ -98,8 +98,11 @@ func parseOptions(args []string) (options, error) {
 			return o, err
 		}
 	}
-	if o.rounds < 1 || o.duration < time.Second {
-		return o, fmt.Errorf("at least one round of one second")
+	if o.rounds < 1 || o.duration < time.Second || o.open < time.Second {
+		return o, fmt.Errorf("at least one round, of at least one second")
+	}
+	if o.distinct > 8_000_000 {
+		return o, fmt.Errorf("--distinct %d: keys have seven digits, so 8000000 at most", o.distinct)
 	}
 	return o, nil
 }
@@ -176,6 +179,9 @@ func bench(ctx context.Context, o options) (err error) {
 			lines, bars = append(lines, l), append(bars, b)
 		}
 	}
+	if len(lines) == 0 {
+		return fmt.Errorf("--only %s: nothing has such a name", o.only)
+	}
 	var text strings.Builder
 	printHeader(&text, m, o)
 	printLines(&text, lines)
@@ -203,7 +209,7 @@ func printHeader(w io.Writer, m *machine, o options) {
 	}
 	fmt.Fprintf(w, "%d cores (%s), %s/%s, %s; %s. %d keep-alive connections, no Accept-Encoding, unique request ids; medians of %d interleaved rounds of %s.\n",
 		runtime.NumCPU(), cpuModel(), runtime.GOOS, runtime.GOARCH, runtime.Version(), pinned, connections, o.rounds, o.duration)
-	fmt.Fprint(w, "The floor is an empty net/http handler that reads the whole body and writes as many bytes as Millrace's answer to the same request.\n\n")
+	fmt.Fprint(w, "The floor is an empty net/http handler that reads the whole body and writes as many bytes as Millrace's answer to the same request; ÷ floor is the median of the rounds' own ratios of CPU a request, both at one GOGC.\n\n")
 }
 
 func cpuModel() string {

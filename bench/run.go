@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -230,12 +231,14 @@ func (r *run) closedLoop(ctx context.Context, works []work) ([]*live, error) {
 		floors = append(floors, l)
 	}
 	all := append(floors, tools...)
+	order := besideFloor(all)
 	for round := range r.rounds + 1 { // the first one warms up and is not kept
 		d := r.duration
 		if round == 0 {
 			d = time.Second
 		}
-		for _, l := range all {
+		slices.Reverse(order) // what is slow to change on the machine falls on both sides alike
+		for _, l := range order {
 			s, err := r.measure(ctx, l, d)
 			if err != nil {
 				return nil, err
@@ -248,6 +251,24 @@ func (r *run) closedLoop(ctx context.Context, works []work) ([]*live, error) {
 		}
 	}
 	return all, nil
+}
+
+// besideFloor orders works so that each is measured right after the floor it is divided by, a work with a key right
+// after the same without.
+func besideFloor(all []*live) []*live {
+	var order []*live
+	for _, f := range all {
+		if f.kind != kindFloor {
+			continue
+		}
+		order = append(order, f)
+		for _, l := range all {
+			if l.kind != kindFloor && l.floorOf == f.floorOf && l.gogc == f.gogc {
+				order = append(order, l)
+			}
+		}
+	}
+	return order
 }
 
 // learnSize asks Millrace how long its answer is, once for each work that has a floor.
