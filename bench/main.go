@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -55,7 +56,11 @@ func dispatch(args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	return bench(ctx, o)
+	err = bench(ctx, o)
+	if ctx.Err() != nil {
+		return errors.New("interrupted; every server has been stopped")
+	}
+	return err
 }
 
 type options struct {
