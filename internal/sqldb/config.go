@@ -1,0 +1,100 @@
+package sqldb
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"millrace/internal/conf"
+)
+
+// Config is one entry of `sources:`. Exactly one engine is set.
+type Config struct {
+	SQLite       *SQLiteConfig   `yaml:"sqlite" desc:"A SQLite database file. Excludes postgres."`
+	Postgres     *PostgresConfig `yaml:"postgres" desc:"A PostgreSQL database. Excludes sqlite."`
+	Pool         PoolConfig      `yaml:"pool" desc:"Connections to the database."`
+	QueryTimeout conf.Duration   `yaml:"query_timeout" desc:"How long one statement may take, waiting for a connection included. A tool's own timeout can only be shorter."`
+}
+
+// SQLiteConfig says which file a source reads.
+type SQLiteConfig struct {
+	Path string `yaml:"path" desc:"The database file. It must exist: it is never created."`
+}
+
+// PostgresConfig says which server a source talks to.
+type PostgresConfig struct {
+	Primary conf.Secret `yaml:"primary" desc:"The connection URL of the primary, such as postgres://user:password@host/database. Take it from a variable."`
+}
+
+// PoolConfig bounds a source's connections. A SQLite source has one more, for writes.
+type PoolConfig struct {
+	Size     int           `yaml:"size" desc:"Connections that stay open when idle."`
+	Overflow int           `yaml:"overflow" desc:"Connections beyond size that may open under load; they close when idle."`
+	Wait     conf.Duration `yaml:"wait" desc:"How long a statement waits for a free connection before it fails as overloaded."`
+}
+
+// The largest pool that is accepted. A larger number is a mistake: the database would spend its time on switching.
+const maxPool = 10_000
+
+// DefaultConfig gives a source's defaults. It has no engine.
+func DefaultConfig() Config {
+	return Config{
+		Pool:         PoolConfig{Size: 50, Overflow: 10, Wait: conf.Duration(5 * time.Second)},
+		QueryTimeout: conf.Duration(5 * time.Second),
+	}
+}
+
+// SetDefaults makes Config a conf.Defaulter: the elements of `sources:` start from DefaultConfig.
+func (c *Config) SetDefaults() { *c = DefaultConfig() }
+
+// Validate gives every fault, with paths relative to the source.
+func (c *Config) Validate() conf.Faults {
+	var fs conf.Faults
+	add := func(path, message, fix string) {
+		fs = append(fs, conf.Fault{Path: path, Message: message, Fix: fix})
+	}
+	switch {
+	case c.SQLite == nil && c.Postgres == nil:
+		add("", "no database is named", "add sqlite: {path: FILE} or postgres: {primary: URL}")
+	case c.SQLite != nil && c.Postgres != nil:
+		add("postgres", "a source is one database, and this one has sqlite too", "remove one of the two, or make them two sources")
+	}
+	if c.SQLite != nil && c.SQLite.Path == "" {
+		add("sqlite.path", "is empty", "give the database file's path")
+	}
+	if c.SQLite != nil && (c.SQLite.Path == ":memory:") {
+		add("sqlite.path", "is a database in memory, and every connection would have one of its own", "give the path of a file")
+	}
+	if c.Postgres != nil {
+		if c.Postgres.Primary == "" {
+			add("postgres.primary", "is empty", "give the connection URL, such as ${DATABASE_URL}")
+		} else if _, err := parsePostgresURL(c.Postgres.Primary); err != nil {
+			add("postgres.primary", "is not a connection URL", "write postgres://user:password@host:5432/database")
+		}
+	}
+	if c.Pool.Size < 1 || c.Pool.Size > maxPool {
+		add("pool.size", fmt.Sprintf("is %d", c.Pool.Size), fmt.Sprintf("give 1 to %d", maxPool))
+	}
+	if c.Pool.Overflow < 0 || c.Pool.Overflow > maxPool {
+		add("pool.overflow", fmt.Sprintf("is %d", c.Pool.Overflow), fmt.Sprintf("give 0 to %d", maxPool))
+	}
+	if c.Pool.Wait <= 0 {
+		add("pool.wait", "is zero", "give a duration such as 5s")
+	}
+	if c.QueryTimeout <= 0 {
+		add("query_timeout", "is zero, and a statement must end some day", "give a duration such as 5s")
+	}
+	return fs
+}
+
+// New makes the source that cfg describes. It opens no connection and never waits for the network. The name stands in
+// errors and logs. cfg must be free of faults.
+func New(name string, cfg Config, log *slog.Logger) (Source, error) {
+	if err := cfg.Validate().Err(); err != nil {
+		return nil, fmt.Errorf("source %q: %w", name, err)
+	}
+	if cfg.SQLite != nil {
+		return newSQLite(name, cfg, log), nil
+	}
+	return newPostgres(name, cfg, log)
+}

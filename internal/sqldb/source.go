@@ -1,0 +1,100 @@
+// Package sqldb runs the statements of tools on SQLite and PostgreSQL: pools, prepared statements, read-only
+// guarantees, and rows streamed from the driver into encoded JSON.
+//
+// It knows nothing of the protocol's methods or of caches: it takes decoded arguments and appends encoded rows. It
+// stands at the end of the request path, behind the cache.
+package sqldb
+
+import (
+	"context"
+	"time"
+
+	"millrace/internal/mcp"
+)
+
+// Mode says whether a statement may write.
+type Mode uint8
+
+// A ReadOnly statement cannot write, whatever it does; a ReadWrite one runs in a transaction of its own.
+const (
+	ReadOnly Mode = iota
+	ReadWrite
+)
+
+// Source is one database. Its methods are safe for concurrent use. It connects when first needed and by itself again
+// after a failure: a database that is down fails the statements that need it and nothing else.
+type Source interface {
+	// Compile turns a statement's text into a Query. It finds what can be found without a connection: unknown or
+	// unused parameters, a second statement, a write in a read-only statement. The error says where in the text.
+	Compile(spec Spec) (Query, error)
+	// Ping connects if need be and says whether the database answers.
+	Ping(ctx context.Context) error
+	// Stats gives the pool's figures now.
+	Stats() []PoolStats
+	// Close waits for running statements, then closes every connection.
+	Close() error
+}
+
+// Spec is one statement as the configuration has it.
+type Spec struct {
+	Name     string // of the tool, for errors and metrics
+	Text     string // with named parameters, :name
+	Params   []Param
+	Mode     Mode
+	MaxRows  int // 0 for no bound
+	MaxBytes int // of the encoded rows; 0 for no bound
+	Timeout  time.Duration
+}
+
+// Param is a parameter that the statement may name. Order is that of Execution.Args.
+type Param struct {
+	Name string
+	Type string // string, integer, number, boolean, array, object
+}
+
+// Query is a compiled statement.
+type Query interface {
+	// Run executes the statement once and appends its outcome to dst as one JSON object: `{"rows":[…]}` with
+	// `"truncated":true` where a bound ended it, or `{"rows_affected":n}`. dst comes back also on an error. Errors meant
+	// for the caller are *mcp.ToolError, with every other detail in their cause.
+	Run(ctx context.Context, dst []byte, x *Execution) ([]byte, Outcome, error)
+	// Describe gives the statement's columns, connecting if need be; none for a statement that returns no rows.
+	Describe(ctx context.Context) ([]Column, error)
+}
+
+// Execution is one run of a Query.
+type Execution struct {
+	Args     []mcp.Value // one for each Spec.Params, in their order
+	Deadline time.Time   // zero for the source's query timeout alone
+	// Confirm, where set, is asked with the number of rows that a ReadWrite statement affected, before the commit. When
+	// it returns false the transaction is rolled back and Outcome.RolledBack is set. It must not block.
+	Confirm func(rows int64) bool
+	// Progress, where set, is told the number of rows encoded so far, now and then.
+	Progress func(rows int64)
+	// Notice, where set, is told what the database says beside its rows (RAISE NOTICE).
+	Notice func(severity, message string)
+}
+
+// Outcome says what a run did.
+type Outcome struct {
+	Rows       int64 // returned
+	Affected   int64 // changed
+	Truncated  bool
+	RolledBack bool
+}
+
+// Column is one column of a statement's rows.
+type Column struct {
+	Name string
+	// Schema is the JSON Schema of its values, encoded; always allows null.
+	Schema []byte
+}
+
+// PoolStats is a pool's figures at one moment.
+type PoolStats struct {
+	Role                      string // primary, reader, writer
+	Open, Busy, Idle, Waiting int
+	Size, Overflow            int
+	WaitCount                 int64
+	WaitDuration              time.Duration
+}

@@ -1,0 +1,102 @@
+package sqldb
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"zombiezen.com/go/sqlite"
+)
+
+// sqliteSource is one SQLite file: many connections that only read, one that writes.
+type sqliteSource struct {
+	name    string
+	cfg     Config
+	readers *sqlitePool
+	writer  *sqlitePool
+
+	mu      sync.Mutex     // guards what follows
+	numbers map[string]int // of the statements, by SQL text: one text is prepared once on each connection
+	down    bool           // the last attempt to open failed: logged once
+
+	log *slog.Logger
+	// opened, where set by a test, gets every new connection.
+	opened func(conn *sqlite.Conn, mode Mode) error
+}
+
+func newSQLite(name string, cfg Config, log *slog.Logger) *sqliteSource {
+	s := &sqliteSource{name: name, cfg: cfg, numbers: map[string]int{}, log: log}
+	s.readers = newSQLitePool(name, "reader", cfg.Pool, func() (*sqliteConn, error) { return s.open(ReadOnly) })
+	one := PoolConfig{Size: 1, Wait: cfg.Pool.Wait}
+	s.writer = newSQLitePool(name, "writer", one, func() (*sqliteConn, error) { return s.open(ReadWrite) })
+	return s
+}
+
+func (s *sqliteSource) open(mode Mode) (*sqliteConn, error) {
+	c, err := openSQLite(s.cfg.SQLite.Path, mode)
+	if err == nil && s.opened != nil {
+		if err = s.opened(c.conn, mode); err != nil {
+			c.close()
+		}
+	}
+	s.mu.Lock()
+	was := s.down
+	s.down = err != nil
+	s.mu.Unlock()
+	switch {
+	case err != nil && !was:
+		s.log.Error("database is not available", "source", s.name, "err", err)
+	case err == nil && was:
+		s.log.Info("database is available again", "source", s.name)
+	}
+	if err != nil {
+		return nil, unavailable(s.name, err)
+	}
+	return c, nil
+}
+
+// Compile implements Source. Statements of one text share their prepared statements, so that a reload adds none; those
+// that no tool uses any more stay prepared until the source is closed.
+func (s *sqliteSource) Compile(spec Spec) (Query, error) {
+	st, faults := parse(spec.Text, dialectSQLite, spec.Params, spec.Mode)
+	if err := faults.Err(); err != nil {
+		return nil, err
+	}
+	q := &sqliteQuery{source: s, spec: spec, statement: st}
+	q.span, q.limit = queryTimeout(s.cfg.QueryTimeout.Std(), spec.Timeout)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	number, ok := s.numbers[st.sql]
+	if !ok {
+		number = len(s.numbers)
+		s.numbers[st.sql] = number
+	}
+	q.number = number
+	return q, nil
+}
+
+// Ping implements Source.
+func (s *sqliteSource) Ping(ctx context.Context) error {
+	c, err := s.readers.get(ctx, time.Now().Add(s.cfg.QueryTimeout.Std()))
+	if err != nil {
+		return err
+	}
+	_, err = c.pragma("schema_version")
+	s.readers.put(c, err != nil && !errors.Is(err, context.Canceled))
+	if err != nil {
+		return unavailable(s.name, err)
+	}
+	return nil
+}
+
+// Stats implements Source: the readers, then the writer.
+func (s *sqliteSource) Stats() []PoolStats { return []PoolStats{s.readers.stats(), s.writer.stats()} }
+
+// Close implements Source.
+func (s *sqliteSource) Close() error {
+	s.writer.close()
+	s.readers.close()
+	return nil
+}
