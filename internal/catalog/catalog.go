@@ -1,0 +1,254 @@
+package catalog
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"millrace/internal/conf"
+	"millrace/internal/mcp"
+)
+
+// view is what one endpoint serves: everything, or one toolset.
+type view struct {
+	tools   map[string]*tool
+	lists   [mcp.MethodCount]mcp.Handler
+	isWhole bool
+}
+
+// Catalog is what is served. It is immutable and safe for concurrent use; make it with New.
+type Catalog struct {
+	views     map[string]*view // "" is everything
+	tools     []*tool          // by name
+	fixed     map[string]*resource
+	templates []*resource
+	prompts   map[string]*prompt
+
+	listPolicy mcp.Policy
+	listMeters [mcp.MethodCount]mcp.Meter
+}
+
+// listTTL is how long clients may keep a list before they ask again; changes are announced.
+const listTTL = time.Minute
+
+// Has tells whether the catalog has a toolset of this name; "" always.
+func (c *Catalog) Has(toolset string) bool { return c.views[toolset] != nil }
+
+// Resolve fills call with what req asks for at the endpoint of toolset: who calls is in call already. headers are the
+// request's where its Mcp-Param-* headers have to agree with its arguments, else nil. The error is a *mcp.Error, or a
+// *mcp.ToolError for arguments that do not fit.
+func (c *Catalog) Resolve(toolset string, headers map[string][]string, req *mcp.Request, call *mcp.Call) error {
+	v := c.views[toolset]
+	call.Request = req
+	switch req.Method {
+	case mcp.ToolsCall:
+		if req.Name == nil {
+			return mcp.Errorf(mcp.CodeInvalidParams, "params.name is missing: which tool?")
+		}
+		t := v.tools[string(req.Name)]
+		if t == nil || !call.Caller.Has(t.RequireScopes) {
+			// The same answer for a tool that is not there and one that this caller may not see.
+			return mcp.Errorf(mcp.CodeInvalidParams, "unknown tool %q", clip(req.Name))
+		}
+		call.Target, call.Version, call.Policy, call.Meter, call.Invoke = t.Name, t.version, &t.policy, t.meter, t.invoke
+		var err error
+		call.Args, call.NoStore, err = t.table.decode(req.Arguments, call.Args)
+		if headers != nil {
+			if fault := t.table.checkHeaders(headers, call.Args, req.Arguments); fault != nil {
+				return fault
+			}
+		}
+		if err != nil {
+			return &mcp.ToolError{Kind: "arguments", Message: fmt.Sprintf("tool %q: %v", t.Name, err)}
+		}
+		return nil
+	case mcp.ResourcesRead:
+		return c.resolveRead(v, req, call)
+	case mcp.PromptsGet:
+		if req.Name == nil {
+			return mcp.Errorf(mcp.CodeInvalidParams, "params.name is missing: which prompt?")
+		}
+		p := c.prompts[string(req.Name)]
+		if p == nil || !v.isWhole || !call.Caller.Has(p.RequireScopes) {
+			return mcp.Errorf(mcp.CodeInvalidParams, "unknown prompt %q", clip(req.Name))
+		}
+		call.Target, call.Policy, call.Meter, call.Invoke = p.Name, &p.policy, p.meter, p.get
+		var err error
+		if call.Args, err = p.decode(req.Arguments, call.Args); err != nil {
+			return mcp.Errorf(mcp.CodeInvalidParams, "prompt %q: %v", p.Name, err)
+		}
+		return nil
+	case mcp.CompletionComplete:
+		return c.resolveCompletion(v, req, call)
+	default:
+		h := v.lists[req.Method]
+		if h == nil {
+			return mcp.Errorf(mcp.CodeMethodNotFound, "unknown method %q", clip(req.MethodName))
+		}
+		call.Policy, call.Meter, call.Invoke = &c.listPolicy, c.listMeters[req.Method], h
+		return nil
+	}
+}
+
+// clip bounds a client's text in a message.
+func clip(text []byte) string {
+	if len(text) > 100 {
+		return string(text[:100]) + "…"
+	}
+	return string(text)
+}
+
+func (c *Catalog) resolveRead(v *view, req *mcp.Request, call *mcp.Call) error {
+	if req.URI == nil {
+		return mcp.Errorf(mcp.CodeInvalidParams, "params.uri is missing: which resource?")
+	}
+	if len(req.URI) > 8192 {
+		return mcp.Errorf(mcp.CodeInvalidParams, "params.uri is longer than 8192 bytes")
+	}
+	uri := string(req.URI)
+	r, values := c.fixed[uri], []string(nil)
+	if r == nil {
+		for _, t := range c.templates {
+			if values = t.template.match(uri); values != nil {
+				r = t
+				break
+			}
+		}
+	}
+	if r == nil || !v.isWhole || !call.Caller.Has(r.RequireScopes) {
+		return notFound(req.URI)
+	}
+	call.Target, call.Version, call.Policy, call.Meter, call.Invoke = r.Name, r.version, &r.policy, r.meter, r.invoke
+	call.Args = call.Args[:0]
+	for i := range r.table.params {
+		p := &r.table.params[i]
+		raw := mcp.AppendText(nil, values[i])
+		if p.Type != "string" {
+			raw = []byte(values[i])
+			if !mcp.Valid(raw) {
+				return notFound(req.URI)
+			}
+		}
+		value, _, fault := p.decode(raw)
+		if fault == nil {
+			fault = p.check(value)
+		}
+		if fault != nil {
+			return notFound(req.URI)
+		}
+		call.Args = append(call.Args, value)
+	}
+	call.Args = append(call.Args, mcp.Value{Kind: mcp.KindText, Text: req.URI})
+	return nil
+}
+
+func (c *Catalog) resolveCompletion(v *view, req *mcp.Request, call *mcp.Call) error {
+	call.Policy, call.Meter = &c.listPolicy, c.listMeters[req.Method]
+	ref, argument := mcp.Member(req.Params, "ref"), mcp.Member(req.Params, "argument")
+	kind, _ := mcp.Text(mcp.Member(ref, "type"))
+	name, named := mcp.Text(mcp.Member(argument, "name"))
+	value, valued := mcp.Text(mcp.Member(argument, "value"))
+	if !named || !valued {
+		return mcp.Errorf(mcp.CodeInvalidParams, "params.argument must have a name and a value, both strings")
+	}
+	empty := func(context.Context, *mcp.Call) (mcp.Result, error) { return completions(nil, false), nil }
+	switch string(kind) {
+	case "ref/prompt":
+		promptName, _ := mcp.Text(mcp.Member(ref, "name"))
+		p := c.prompts[string(promptName)]
+		if p == nil || !v.isWhole || !call.Caller.Has(p.RequireScopes) {
+			return mcp.Errorf(mcp.CodeInvalidParams, "unknown prompt %q", clip(promptName))
+		}
+		if !slices.ContainsFunc(p.Arguments, func(a PromptArgument) bool { return a.Name == string(name) }) {
+			return mcp.Errorf(mcp.CodeInvalidParams, "prompt %q has no argument %q", p.Name, clip(name))
+		}
+		call.Invoke = empty
+		if k := p.complete[string(name)]; k != nil {
+			call.Policy, call.Invoke = &k.policy, k.suggest
+		}
+		call.Args = append(call.Args[:0], mcp.Value{Kind: mcp.KindText, Text: value})
+	case "ref/resource":
+		uri, _ := mcp.Text(mcp.Member(ref, "uri"))
+		known := slices.ContainsFunc(c.templates, func(r *resource) bool {
+			return r.URITemplate == string(uri) && call.Caller.Has(r.RequireScopes)
+		})
+		if !known || !v.isWhole {
+			return notFound(uri)
+		}
+		call.Invoke = empty
+	default:
+		return mcp.Errorf(mcp.CodeInvalidParams, "params.ref.type must be ref/prompt or ref/resource")
+	}
+	return nil
+}
+
+// Describe asks the databases for the columns of the tools that have no output schema of their own, and tells whether
+// a list has changed by it. It may be called again: what is known is not asked for twice.
+func (c *Catalog) Describe(ctx context.Context) (changed, complete bool) {
+	complete = true
+	for _, t := range c.tools {
+		if t.Output != nil || t.described.Load() {
+			continue
+		}
+		columns, err := t.query.Describe(ctx)
+		if err != nil {
+			complete = false
+			continue
+		}
+		line, err := t.line(columns, true)
+		if err != nil {
+			complete = false
+			continue
+		}
+		t.listed.Store(&line)
+		t.described.Store(true)
+		changed = true
+	}
+	return changed, complete
+}
+
+// Check asks the databases about every statement, and gives what they refuse.
+func (c *Catalog) Check(ctx context.Context) conf.Faults {
+	var faults conf.Faults
+	for i, t := range c.tools {
+		if _, err := t.query.Describe(ctx); err != nil {
+			faults = append(faults, conf.Fault{Path: c.tools[i].path, Message: err.Error(),
+				Fix: "see that the database is up and the statement fits its tables"})
+		}
+	}
+	return faults
+}
+
+// lists makes the handlers of a view's lists.
+func (c *Catalog) lists(v *view, tools []*tool, resources []*resource) {
+	hints := &mcp.Hints{TTL: listTTL, Scope: mcp.ScopePrivate}
+	entries := make([]entry, len(tools))
+	for i, t := range tools {
+		entries[i] = entry{t.Name, t.RequireScopes, func() []byte { return *t.listed.Load() }}
+	}
+	v.lists[mcp.ToolsList] = list("tools", sorted(entries), hints)
+	var fixed, templates, prompts []entry
+	if v.isWhole {
+		for _, r := range resources {
+			e := entry{r.Name + "\x00" + r.URI + r.URITemplate, r.RequireScopes, func() []byte { return r.listed }}
+			if r.template != nil {
+				templates = append(templates, e)
+			} else {
+				fixed = append(fixed, e)
+			}
+		}
+		for _, p := range c.prompts {
+			prompts = append(prompts, entry{p.Name, p.RequireScopes, func() []byte { return p.listed }})
+		}
+	}
+	v.lists[mcp.ResourcesList] = list("resources", sorted(fixed), hints)
+	v.lists[mcp.ResourceTemplatesList] = list("resourceTemplates", sorted(templates), hints)
+	v.lists[mcp.PromptsList] = list("prompts", sorted(prompts), hints)
+}
+
+func sorted(entries []entry) []entry {
+	slices.SortFunc(entries, func(a, b entry) int { return cmp.Compare(a.name, b.name) })
+	return entries
+}

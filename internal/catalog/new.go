@@ -1,0 +1,319 @@
+package catalog
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"millrace/internal/conf"
+	"millrace/internal/mcp"
+	"millrace/internal/sqldb"
+)
+
+// Definitions is what the configuration says about what is served.
+type Definitions struct {
+	Tools     []Tool
+	Resources []Resource
+	Prompts   []Prompt
+	Toolsets  map[string][]string
+}
+
+// Source is one database with what tells it from others.
+type Source struct {
+	sqldb.Source
+	Hash string // of its configuration
+}
+
+// Deps is what a catalog stands on.
+type Deps struct {
+	Sources map[string]Source
+	TTL     conf.Duration // of cached results where a tool gives none
+	// Meter gives the counters of one target; name is "" for a method as a whole.
+	Meter func(method mcp.Method, name string) mcp.Meter
+}
+
+var (
+	toolName    = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
+	toolsetName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+)
+
+type builder struct {
+	deps   Deps
+	faults conf.Faults
+}
+
+func (b *builder) fault(path, message, fix string) {
+	b.faults = append(b.faults, conf.Fault{Path: path, Message: message, Fix: fix})
+}
+
+// New compiles the definitions. It connects to nothing. On faults the catalog is nil.
+func New(d Definitions, deps Deps) (*Catalog, conf.Faults) {
+	b := &builder{deps: deps}
+	c := &Catalog{
+		views: map[string]*view{"": {isWhole: true, tools: map[string]*tool{}}},
+		fixed: map[string]*resource{}, prompts: map[string]*prompt{},
+		listPolicy: mcp.Policy{Timeout: 5 * time.Second},
+	}
+	for m := range c.listMeters {
+		c.listMeters[m] = deps.Meter(mcp.Method(m), "")
+	}
+	all := c.views[""]
+	for i := range d.Tools {
+		t := b.tool(fmt.Sprintf("tools[%d]", i), d.Tools[i])
+		if all.tools[t.Name] != nil {
+			b.fault(t.path+".name", fmt.Sprintf("%q is there twice", t.Name), "rename one of them")
+		}
+		all.tools[t.Name] = t
+		c.tools = append(c.tools, t)
+	}
+	var resources []*resource
+	for i := range d.Resources {
+		r := b.resource(fmt.Sprintf("resources[%d]", i), d.Resources[i])
+		resources = append(resources, r)
+		if r.template != nil {
+			c.templates = append(c.templates, r)
+		} else {
+			if c.fixed[r.URI] != nil {
+				b.fault(fmt.Sprintf("resources[%d].uri", i), fmt.Sprintf("%q is there twice", r.URI), "remove one of them")
+			}
+			c.fixed[r.URI] = r
+		}
+	}
+	for i := range d.Prompts {
+		p := b.prompt(fmt.Sprintf("prompts[%d]", i), d.Prompts[i])
+		if c.prompts[p.Name] != nil {
+			b.fault(fmt.Sprintf("prompts[%d].name", i), fmt.Sprintf("%q is there twice", p.Name), "rename one of them")
+		}
+		c.prompts[p.Name] = p
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Toolsets)) {
+		at := conf.Key("toolsets", name)
+		if !toolsetName.MatchString(name) {
+			b.fault(at, fmt.Sprintf("%q is no name of a toolset", name), "use letters, digits, '_' and '-', at most 64: it is part of a URL")
+		}
+		v := &view{tools: map[string]*tool{}}
+		var tools []*tool
+		for i, member := range d.Toolsets[name] {
+			t := all.tools[member]
+			if t == nil {
+				b.fault(fmt.Sprintf("%s[%d]", at, i), fmt.Sprintf("there is no tool %q", member), "name one of tools")
+				continue
+			}
+			if v.tools[member] == nil {
+				tools = append(tools, t)
+			}
+			v.tools[member] = t
+		}
+		c.views[name] = v
+		c.lists(v, tools, nil)
+	}
+	if len(b.faults) > 0 {
+		return nil, b.faults
+	}
+	c.lists(all, c.tools, resources)
+	return c, nil
+}
+
+// compile compiles one statement of one source.
+func (b *builder) compile(path, source string, spec sqldb.Spec) sqldb.Query {
+	if source == "" {
+		b.fault(path+".source", "is missing", "name one of sources")
+		return nil
+	}
+	src, ok := b.deps.Sources[source]
+	if !ok {
+		known := slices.Sorted(maps.Keys(b.deps.Sources))
+		b.fault(path+".source", fmt.Sprintf("there is no source %q", source), "name one of sources: "+strings.Join(known, ", "))
+		return nil
+	}
+	if src.Source == nil {
+		return nil // its own fault has been told
+	}
+	if strings.TrimSpace(spec.Text) == "" {
+		b.fault(path+".statement", "is missing", "write one SQL statement")
+		return nil
+	}
+	q, err := src.Compile(spec)
+	if err != nil {
+		b.fault(path+".statement", err.Error(), "mend the statement")
+	}
+	return q
+}
+
+func specParams(t *table) []sqldb.Param {
+	params := make([]sqldb.Param, len(t.params))
+	for i := range t.params {
+		params[i] = sqldb.Param{Name: t.params[i].Name, Type: t.params[i].Type}
+	}
+	return params
+}
+
+// version is the hash of a definition and its source: part of every key, so that a changed one shares nothing with the
+// old.
+func (b *builder) version(definition any, source string) [16]byte {
+	data, err := json.Marshal(definition)
+	if err != nil {
+		panic(fmt.Sprintf("definition of %T: %v", definition, err)) // made of YAML values: always marshals
+	}
+	h := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s", b.deps.Sources[source].Hash, data))
+	return [16]byte(h[:16])
+}
+
+func (b *builder) bounds(path string, timeout conf.Duration, rows int, size conf.Size) {
+	if timeout <= 0 {
+		b.fault(path+".timeout", "must be longer than nothing", "write 5s")
+	}
+	if rows < 1 {
+		b.fault(path+".max_rows", fmt.Sprintf("is %d", rows), "give 1 or more")
+	}
+	if size < 64 || size > 1<<30 {
+		b.fault(path+".max_bytes", fmt.Sprintf("is %d bytes", int64(size)), "give 64B to 1GiB")
+	}
+}
+
+func (b *builder) tool(path string, d Tool) *tool {
+	t := &tool{Tool: d, path: path, meter: b.deps.Meter(mcp.ToolsCall, d.Name)}
+	if !toolName.MatchString(d.Name) {
+		b.fault(path+".name", fmt.Sprintf("%q is no name of a tool", d.Name), "use letters, digits, '_', '-' and '.', at most 128")
+	}
+	if d.Description == "" {
+		b.fault(path+".description", "is missing", "say what the tool does and when to use it: agents choose by it")
+	}
+	b.bounds(path, d.Timeout, d.MaxRows, d.MaxBytes)
+	var faults conf.Faults
+	t.table, faults = compileTable(path+".parameters", d.Parameters)
+	b.faults = append(b.faults, faults...)
+	mode := sqldb.ReadWrite
+	if d.Annotations.ReadOnlyHint {
+		mode = sqldb.ReadOnly
+	}
+	t.policy = mcp.Policy{Timeout: d.Timeout.Std(), MaxBytes: int(d.MaxBytes)}
+	if problem := cachePolicy(&t.policy, d.Cache, b.deps.TTL); problem != "" {
+		b.fault(path+".cache.scope", problem, "use private, tenant or public")
+	}
+	if d.Cache != nil && mode == sqldb.ReadWrite {
+		b.fault(path+".cache", "goes with read-only tools only", "add annotations: {readOnlyHint: true}, or remove cache")
+	}
+	t.invoke = t.run
+	if d.Confirm != "" {
+		if mode == sqldb.ReadOnly {
+			b.fault(path+".confirm", "goes with writes only", "remove it: a read-only tool changes nothing")
+		}
+		t.invoke = t.askFirst
+	}
+	if d.Output != nil {
+		if _, ok := d.Output.(map[string]any); !ok {
+			b.fault(path+".output", "is no JSON Schema", "write an object with type: object")
+		}
+	}
+	t.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: specParams(t.table), Mode: mode,
+		MaxRows: d.MaxRows, MaxBytes: int(d.MaxBytes), Timeout: d.Timeout.Std()})
+	t.version = b.version(d, d.Source)
+	line, err := t.line(nil, false)
+	if err != nil {
+		b.fault(path, err.Error(), "use plain values in schemas")
+	}
+	t.listed.Store(&line)
+	return t
+}
+
+func (b *builder) resource(path string, d Resource) *resource {
+	r := &resource{Resource: d, meter: b.deps.Meter(mcp.ResourcesRead, d.Name)}
+	if d.Name == "" {
+		b.fault(path+".name", "is missing", "give a short name")
+	}
+	params := d.Parameters
+	switch {
+	case (d.URI == "") == (d.URITemplate == ""):
+		b.fault(path, "needs either uri or uriTemplate", "give one of them")
+	case d.URITemplate != "":
+		var err error
+		if r.template, err = compileTemplate(d.URITemplate); err != nil {
+			b.fault(path+".uriTemplate", err.Error(), "write for example city://{id}")
+			break
+		}
+		params = make([]Parameter, len(r.template.vars))
+		for i, name := range r.template.vars {
+			params[i] = Parameter{Name: name, Type: "string", Required: true}
+		}
+		for i, given := range d.Parameters {
+			at := slices.Index(r.template.vars, given.Name)
+			if at < 0 {
+				b.fault(fmt.Sprintf("%s.parameters[%d].name", path, i), fmt.Sprintf("the template has no {%s}", given.Name), "name a variable of the template")
+				continue
+			}
+			given.Required = true
+			params[at] = given
+		}
+	case !strings.Contains(d.URI, ":"):
+		b.fault(path+".uri", "is no URI", "begin with a scheme, like notes://all")
+	}
+	b.bounds(path, d.Timeout, d.MaxRows, d.MaxBytes)
+	var faults conf.Faults
+	r.table, faults = compileTable(path+".parameters", params)
+	b.faults = append(b.faults, faults...)
+	r.policy = mcp.Policy{Timeout: d.Timeout.Std(), MaxBytes: int(d.MaxBytes)}
+	if problem := cachePolicy(&r.policy, d.Cache, b.deps.TTL); problem != "" {
+		b.fault(path+".cache.scope", problem, "use private, tenant or public")
+	}
+	r.hints = &mcp.Hints{TTL: r.policy.TTL, Scope: r.policy.Scope}
+	r.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: specParams(r.table), Mode: sqldb.ReadOnly,
+		MaxRows: d.MaxRows, MaxBytes: int(d.MaxBytes), Timeout: d.Timeout.Std()})
+	r.version = b.version(d, d.Source)
+	r.listed, r.invoke = r.line(), r.read
+	return r
+}
+
+func (b *builder) prompt(path string, d Prompt) *prompt {
+	p := &prompt{Prompt: d, meter: b.deps.Meter(mcp.PromptsGet, d.Name), policy: mcp.Policy{Timeout: 5 * time.Second},
+		complete: map[string]*completer{}}
+	if !toolName.MatchString(d.Name) {
+		b.fault(path+".name", fmt.Sprintf("%q is no name of a prompt", d.Name), "use letters, digits, '_', '-' and '.', at most 128")
+	}
+	if len(d.Messages) == 0 {
+		b.fault(path+".messages", "is empty", "write at least one message")
+	}
+	names := map[string]bool{}
+	for i, a := range d.Arguments {
+		at := fmt.Sprintf("%s.arguments[%d]", path, i)
+		if !parameterName.MatchString(a.Name) || names[a.Name] {
+			b.fault(at+".name", fmt.Sprintf("%q is no name of an argument, or there twice", a.Name), "use a letter or '_', then letters, digits and '_'")
+		}
+		names[a.Name] = true
+		k := a.Complete
+		if k == nil {
+			continue
+		}
+		done := &completer{values: k.Values, policy: mcp.Policy{Timeout: 2 * time.Second}}
+		switch {
+		case (k.Statement == "") == (len(k.Values) == 0):
+			b.fault(at+".complete", "needs either statement or values", "give one of them")
+		case k.Statement != "":
+			done.query = b.compile(at+".complete", k.Source, sqldb.Spec{Name: d.Name, Text: k.Statement,
+				Params: []sqldb.Param{{Name: "value", Type: "string"}}, Mode: sqldb.ReadOnly,
+				MaxRows: mostCompletions, MaxBytes: 1 << 18, Timeout: done.policy.Timeout})
+		}
+		p.complete[a.Name] = done
+	}
+	for i, m := range d.Messages {
+		at := fmt.Sprintf("%s.messages[%d]", path, i)
+		if m.Role != "user" && m.Role != "assistant" {
+			b.fault(at+".role", fmt.Sprintf("%q is no role", m.Role), "use user or assistant")
+		}
+		for _, v := range variable.FindAllStringSubmatch(m.Text, -1) {
+			if parameterName.MatchString(v[1]) && !names[v[1]] {
+				b.fault(at+".text", fmt.Sprintf("{%s} is no argument of the prompt", v[1]), "add it to arguments, or mend its name")
+			}
+		}
+	}
+	var err error
+	if p.listed, err = p.line(); err != nil {
+		b.fault(path, err.Error(), "use plain text")
+	}
+	return p
+}
