@@ -1,0 +1,279 @@
+// Package session remembers what the legacy revisions need remembered between two requests: what was negotiated, which
+// resources are watched, which requests run, what was asked of the client, and the last messages of its streams, so
+// that a broken stream can be resumed.
+//
+// All of it is bounded: sessions in number and idle time, the messages of each in bytes. The modern revision needs
+// nothing of this.
+package session
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/internal/conf"
+	"millrace/internal/mcp"
+)
+
+// Config is `sessions:`.
+type Config struct {
+	Max        int           `yaml:"max" desc:"The most sessions of legacy clients at a time; further ones are refused until one ends or idles out."`
+	Idle       conf.Duration `yaml:"idle" desc:"A session ends after this long without a request or an open stream."`
+	EventBytes conf.Size     `yaml:"event_bytes" desc:"How much of a session's messages is kept for resuming a broken stream."`
+}
+
+// DefaultConfig gives 10,000 sessions, 30 minutes and 1 MiB.
+func DefaultConfig() Config {
+	return Config{Max: 10000, Idle: conf.Duration(30 * time.Minute), EventBytes: 1 << 20}
+}
+
+// Validate gives every fault, with paths relative to `sessions:`.
+func (c *Config) Validate() conf.Faults {
+	var faults conf.Faults
+	if c.Max < 1 || c.Max > 1e7 {
+		faults = append(faults, conf.Fault{Path: "max", Message: fmt.Sprintf("is %d", c.Max), Fix: "give 1 to 10000000"})
+	}
+	if c.Idle <= 0 {
+		faults = append(faults, conf.Fault{Path: "idle", Message: "must be longer than nothing", Fix: "write 30m"})
+	}
+	if c.EventBytes < 1024 {
+		faults = append(faults, conf.Fault{Path: "event_bytes", Message: "is less than 1KiB", Fix: "write 1MiB"})
+	}
+	return faults
+}
+
+// ErrFull says that there are as many sessions as may be.
+var ErrFull = errors.New("too many sessions")
+
+// Hello is what a client said when it opened a session.
+type Hello struct {
+	Revision  mcp.Revision
+	Principal *mcp.Principal
+	Toolset   string // the endpoint
+	CanElicit bool
+	Hub       uint64 // the hub's position then
+}
+
+// Store keeps sessions. What it promises fits sessions outside this process too: a session is asked for anew with each
+// request. Its methods are safe for concurrent use.
+type Store interface {
+	// Open makes a session, or gives ErrFull.
+	Open(ctx context.Context, h Hello) (*Session, error)
+	// Get gives a session to the principal that opened it, and to nobody else.
+	Get(ctx context.Context, id string, p *mcp.Principal) (*Session, bool)
+	// Delete ends a session: its requests are cancelled and its streams closed.
+	Delete(ctx context.Context, id string)
+	// Len is how many there are.
+	Len() int
+	// Close ends every session.
+	Close()
+}
+
+// Session is one client's. Its methods are safe for concurrent use.
+type Session struct {
+	ID string
+	Hello
+
+	used     atomic.Int64 // UnixNano of the last request
+	logLevel atomic.Uint32
+	ended    chan struct{} // closed by end
+
+	mu       sync.Mutex // guards what follows
+	isEnded  bool
+	open     int // streams that are attached: a session with one does not idle out
+	running  map[string]context.CancelCauseFunc
+	asked    map[string]chan []byte
+	askedSeq uint64
+	watched  map[string]struct{}
+	log      eventLog
+	listener context.CancelFunc // ends the standalone stream that listens now
+	hubAt    uint64
+}
+
+// mostWatched is how many resources one session may watch, mostRunning how many requests it may have in flight.
+const (
+	mostWatched = 1000
+	mostRunning = 1000
+)
+
+func newSession(h Hello, eventBytes int) *Session {
+	s := &Session{ID: rand.Text(), Hello: h, ended: make(chan struct{}), hubAt: h.Hub,
+		log: eventLog{max: eventBytes}}
+	s.logLevel.Store(uint32(mcp.LogInfo))
+	return s
+}
+
+// Ended is closed when the session ends.
+func (s *Session) Ended() <-chan struct{} { return s.ended }
+
+// LogLevel is the least severe level that the client wants; SetLogLevel changes it.
+func (s *Session) LogLevel() mcp.LogLevel     { return mcp.LogLevel(s.logLevel.Load()) }
+func (s *Session) SetLogLevel(l mcp.LogLevel) { s.logLevel.Store(uint32(l)) }
+
+// ErrCancelled is the cause of a context that the client cancelled, ErrSessionEnded of one whose session ended.
+var (
+	ErrCancelled    = errors.New("cancelled by the client")
+	ErrSessionEnded = errors.New("the session has ended")
+)
+
+// Run notes a request as running, so that the client can cancel it by its id. done must be called at its end. It is
+// false for an id that is running already, and for too many.
+func (s *Session) Run(ctx context.Context, id []byte) (run context.Context, done func(), ok bool) {
+	run, cancel := context.WithCancelCause(ctx)
+	key := string(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, twice := s.running[key]; twice || len(s.running) >= mostRunning || s.isEnded {
+		cancel(nil)
+		return nil, nil, false
+	}
+	if s.running == nil {
+		s.running = map[string]context.CancelCauseFunc{}
+	}
+	s.running[key] = cancel
+	return run, func() {
+		s.mu.Lock()
+		delete(s.running, key)
+		s.mu.Unlock()
+		cancel(nil)
+	}, true
+}
+
+// Cancel cancels a running request; an unknown id is no fault: it may have just ended.
+func (s *Session) Cancel(id []byte) {
+	s.mu.Lock()
+	cancel := s.running[string(id)]
+	s.mu.Unlock()
+	if cancel != nil {
+		cancel(ErrCancelled)
+	}
+}
+
+// Ask makes the id of a request to the client, and the channel that its response comes through. forget must be called
+// when nobody waits any more.
+func (s *Session) Ask() (id string, response <-chan []byte, forget func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.askedSeq++
+	id = fmt.Sprintf("millrace-%d", s.askedSeq)
+	ch := make(chan []byte, 1)
+	if s.asked == nil {
+		s.asked = map[string]chan []byte{}
+	}
+	s.asked[id] = ch
+	return id, ch, func() {
+		s.mu.Lock()
+		delete(s.asked, id)
+		s.mu.Unlock()
+	}
+}
+
+// Answer hands a response to the one who asked; nil is an error response. It is false where nobody asks.
+func (s *Session) Answer(id string, result []byte) bool {
+	s.mu.Lock()
+	ch := s.asked[id]
+	delete(s.asked, id)
+	s.mu.Unlock()
+	if ch == nil {
+		return false
+	}
+	ch <- result
+	return true
+}
+
+// Watch and Unwatch keep the resources whose updates the client wants. Watch is false for too many.
+func (s *Session) Watch(uri string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.watched[uri]; !known && len(s.watched) >= mostWatched {
+		return false
+	}
+	if s.watched == nil {
+		s.watched = map[string]struct{}{}
+	}
+	s.watched[uri] = struct{}{}
+	return true
+}
+
+// Unwatch ends what Watch began.
+func (s *Session) Unwatch(uri string) {
+	s.mu.Lock()
+	delete(s.watched, uri)
+	s.mu.Unlock()
+}
+
+// Watches tells whether the client wants to hear of a resource.
+func (s *Session) Watches(uri string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.watched[uri]
+	return ok
+}
+
+// HubAt is the position in the hub up to which the client has heard; SetHubAt moves it.
+func (s *Session) HubAt() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hubAt
+}
+
+// SetHubAt moves HubAt.
+func (s *Session) SetHubAt(at uint64) {
+	s.mu.Lock()
+	s.hubAt = at
+	s.mu.Unlock()
+}
+
+// Listen makes the caller the one that carries the session's standalone messages: the one before it is ended, since
+// each message goes to one stream. done must be called at its end.
+func (s *Session) Listen(ctx context.Context) (listen context.Context, done func()) {
+	listen, cancel := context.WithCancel(ctx)
+	s.mu.Lock()
+	if s.listener != nil {
+		s.listener()
+	}
+	s.listener = cancel
+	s.mu.Unlock()
+	return listen, cancel
+}
+
+// Attach notes an open stream; done must be called at its end.
+func (s *Session) Attach() (done func()) {
+	s.mu.Lock()
+	s.open++
+	s.mu.Unlock()
+	return func() {
+		s.mu.Lock()
+		s.open--
+		s.mu.Unlock()
+		s.used.Store(time.Now().UnixNano())
+	}
+}
+
+// idle tells whether the session has had neither request nor stream since then.
+func (s *Session) idle(since time.Time) bool {
+	if s.used.Load() >= since.UnixNano() {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open == 0 && len(s.running) == 0
+}
+
+func (s *Session) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isEnded {
+		return
+	}
+	s.isEnded = true
+	for _, cancel := range s.running {
+		cancel(ErrSessionEnded)
+	}
+	close(s.ended)
+	s.log.end()
+}

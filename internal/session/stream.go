@@ -1,0 +1,138 @@
+package session
+
+import (
+	"strconv"
+	"strings"
+)
+
+// Message is one event of a stream.
+type Message struct {
+	ID   string // of the event, unique in the session
+	Data []byte // one JSON-RPC message; empty primes the stream
+}
+
+type logged struct {
+	stream uint64
+	seq    uint64
+	data   []byte
+	last   bool // the stream ends with it
+}
+
+// eventLog holds the last messages of all streams of one session, in the order they were sent, bounded in bytes.
+type eventLog struct {
+	max, bytes int
+	events     []logged
+	nextSeq    uint64
+	nextStream uint64
+	dropped    uint64                   // events up to this sequence number are forgotten
+	open       map[uint64]chan struct{} // closed and replaced at each message of the stream
+}
+
+// loggedCost is what an event takes beside its data.
+const loggedCost = 64
+
+func (l *eventLog) end() {
+	for _, wake := range l.open {
+		close(wake)
+	}
+	l.open = nil
+}
+
+// Stream is one event stream of a session: what is sent on it can be read again from any of its events on.
+type Stream struct {
+	s  *Session
+	id uint64
+}
+
+// NewStream begins a stream.
+func (s *Session) NewStream() *Stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.log.nextStream++
+	if s.log.open == nil {
+		s.log.open = map[uint64]chan struct{}{}
+	}
+	s.log.open[s.log.nextStream] = make(chan struct{})
+	return &Stream{s, s.log.nextStream}
+}
+
+// Send adds a message to the stream and gives it with its id. last ends the stream.
+func (t *Stream) Send(data []byte, last bool) Message {
+	s := t.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := &s.log
+	l.nextSeq++
+	e := logged{t.id, l.nextSeq, data, last}
+	l.events = append(l.events, e)
+	l.bytes += len(data) + loggedCost
+	for l.bytes > l.max && len(l.events) > 1 {
+		l.bytes -= len(l.events[0].data) + loggedCost
+		l.dropped = l.events[0].seq
+		l.events[0] = logged{}
+		l.events = l.events[1:]
+	}
+	if wake := l.open[t.id]; wake != nil {
+		close(wake)
+		if last {
+			delete(l.open, t.id)
+		} else {
+			l.open[t.id] = make(chan struct{})
+		}
+	}
+	return Message{eventID(t.id, e.seq), data}
+}
+
+// End closes the stream without a message.
+func (t *Stream) End() {
+	s := t.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if wake := s.log.open[t.id]; wake != nil {
+		close(wake)
+		delete(s.log.open, t.id)
+	}
+}
+
+func eventID(stream, seq uint64) string {
+	return strconv.FormatUint(stream, 36) + "-" + strconv.FormatUint(seq, 36)
+}
+
+func parseEventID(id string) (stream, seq uint64, ok bool) {
+	a, b, found := strings.Cut(id, "-")
+	stream, err := strconv.ParseUint(a, 36, 64)
+	if !found || err != nil {
+		return 0, 0, false
+	}
+	seq, err = strconv.ParseUint(b, 36, 64)
+	return stream, seq, err == nil
+}
+
+// Resume gives the messages of the stream of an event that came after that event, and the stream to go on with. more is
+// closed when there are further ones; it is nil when the stream has ended. It is false for an id that is no event of
+// this session, or one behind which messages have been forgotten.
+func (s *Session) Resume(lastEventID string) (messages []Message, stream *Stream, more <-chan struct{}, ok bool) {
+	id, seq, ok := parseEventID(lastEventID)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := &s.log
+	if !ok || id == 0 || id > l.nextStream || seq > l.nextSeq || seq < l.dropped {
+		return nil, nil, nil, false
+	}
+	for _, e := range l.events {
+		if e.stream == id && e.seq > seq {
+			messages = append(messages, Message{eventID(id, e.seq), e.data})
+		}
+	}
+	if wake := l.open[id]; wake != nil {
+		more = wake
+	}
+	return messages, &Stream{s, id}, more, true
+}
+
+// IsOpen tells whether messages may still come on the stream.
+func (t *Stream) IsOpen() bool {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	return t.s.log.open[t.id] != nil
+}
