@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
@@ -35,7 +36,11 @@ func newSQLite(name string, cfg Config, log *slog.Logger) *sqliteSource {
 }
 
 func (s *sqliteSource) open(mode Mode) (*sqliteConn, error) {
-	c, err := openSQLite(s.cfg.SQLite.Path, mode)
+	cache := coldCache
+	if mode == ReadWrite || s.readers.stats().Open < 2*runtime.GOMAXPROCS(0) {
+		cache = hotCache
+	}
+	c, err := openSQLite(s.cfg.SQLite.Path, mode, cache)
 	if err == nil && s.opened != nil {
 		if err = s.opened(c.conn, mode); err != nil {
 			c.close()

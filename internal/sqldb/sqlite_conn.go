@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +18,13 @@ const maxValue = 64 << 20
 
 // keepBound is the size of a bound text above which it is not kept in the statement after the run.
 const keepBound = 64 << 10
+
+// The page cache of a connection. The first ones of the readers, which carry the load, have hotCache: it saves a system
+// call or two for each look-up (0.9 µs of 6.7 on a table of 130,000 rows). All of them with that much would be 480 MiB.
+const (
+	hotCache  = 8 << 20
+	coldCache = 1 << 20
+)
 
 // openWait is how long opening a connection waits for locks of other processes.
 const openWait = time.Second
@@ -39,6 +47,7 @@ type sqliteConn struct {
 	// until it has been used.
 	interrupt chan struct{}
 
+	slot  int       // in the pool
 	run   sqliteRun // guarded by the pool's mu
 	cause stopCause // guarded by the pool's mu
 }
@@ -50,7 +59,7 @@ type sqliteStmt struct {
 }
 
 // openSQLite opens a connection to a file that exists.
-func openSQLite(path string, mode Mode) (c *sqliteConn, err error) {
+func openSQLite(path string, mode Mode, cache int) (c *sqliteConn, err error) {
 	if info, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("open %s: %w; create the database or correct sqlite.path", path, errors.Unwrap(err))
 	} else if info.IsDir() {
@@ -79,7 +88,7 @@ func openSQLite(path string, mode Mode) (c *sqliteConn, err error) {
 	} else if journal != "wal" {
 		_, _ = c.pragma("journal_mode=wal")
 	}
-	pragmas := []string{"trusted_schema=0", "synchronous=full"}
+	pragmas := []string{"trusted_schema=0", "synchronous=full", "cache_size=-" + strconv.Itoa(cache>>10)}
 	if mode == ReadOnly {
 		pragmas = append(pragmas, "query_only=1")
 	}

@@ -3,6 +3,7 @@ package sqldb
 import (
 	"context"
 	"errors"
+	"math/bits"
 	"slices"
 	"sync"
 	"time"
@@ -29,8 +30,8 @@ const (
 	stopTimeout
 )
 
-// sqlitePool hands out connections: the one that came back last goes out first, since its page cache is the warmest and
-// few connections then carry the whole load. Callers that find none wait in line.
+// sqlitePool hands out connections, always the idle one that was opened first: few connections then carry the whole load,
+// and these have the larger page caches (see hotCache). Callers that find none wait in line.
 //
 // A timer or goroutine for each call would cost as much as the statement itself, so one goroutine looks at all the
 // connections in use every watchEvery, and lives only while there are any.
@@ -47,7 +48,9 @@ type sqlitePool struct {
 
 	mu       sync.Mutex // guards what follows, and run and cause of every connection
 	all      []*sqliteConn
-	idle     []*sqliteConn
+	slots    []*sqliteConn // by sqliteConn.slot; nil where none is open
+	free     []uint64      // one bit for each slot: its connection is idle
+	idle     int           // of the bits that are set
 	opening  int
 	waiters  []*sqliteWaiter
 	watching bool
@@ -70,8 +73,10 @@ type sqliteWaiter struct {
 }
 
 func newSQLitePool(source, role string, cfg PoolConfig, open func() (*sqliteConn, error)) *sqlitePool {
+	most := cfg.Size + cfg.Overflow
 	return &sqlitePool{
 		source: source, role: role, size: cfg.Size, overflow: cfg.Overflow, wait: cfg.Wait.Std(), open: open,
+		slots: make([]*sqliteConn, most), free: make([]uint64, (most+63)/64),
 		stop: make(chan struct{}), empty: make(chan struct{}),
 	}
 }
@@ -80,15 +85,40 @@ func newSQLitePool(source, role string, cfg PoolConfig, open func() (*sqliteConn
 func (p *sqlitePool) get(ctx context.Context, deadline time.Time) (*sqliteConn, error) {
 	run := sqliteRun{ctx, deadline}
 	p.mu.Lock()
-	if n := len(p.idle); n > 0 && !p.closed {
-		c := p.idle[n-1]
-		p.idle = p.idle[:n-1]
+	if p.idle > 0 && !p.closed {
+		c := p.takeIdle()
 		c.run = run
 		p.watch()
 		p.mu.Unlock()
 		return c, nil
 	}
 	return p.getSlow(run)
+}
+
+// takeIdle takes the idle connection with the lowest slot. p.mu is locked.
+func (p *sqlitePool) takeIdle() *sqliteConn {
+	for i, word := range p.free {
+		if word != 0 {
+			bit := bits.TrailingZeros64(word)
+			p.free[i] &^= 1 << bit
+			p.idle--
+			return p.slots[i*64+bit]
+		}
+	}
+	panic("sqldb: an idle connection is not marked free")
+}
+
+// add gives a new connection the lowest slot without one. p.mu is locked.
+func (p *sqlitePool) add(c *sqliteConn) {
+	c.slot = slices.Index(p.slots, nil)
+	p.slots[c.slot] = c
+	p.all = append(p.all, c)
+}
+
+// remove forgets connections that have been closed. p.mu is locked.
+func (p *sqlitePool) remove(c *sqliteConn) {
+	p.slots[c.slot] = nil
+	p.all = slices.DeleteFunc(p.all, func(o *sqliteConn) bool { return o == c })
 }
 
 // getSlow opens a connection or waits for one. p.mu is locked, and unlocked on return.
@@ -156,7 +186,7 @@ func (p *sqlitePool) openOne(run sqliteRun) (*sqliteConn, error) {
 		p.emptied()
 		return nil, err
 	}
-	p.all = append(p.all, c)
+	p.add(c)
 	c.run = run
 	p.watch()
 	return c, nil
@@ -181,14 +211,15 @@ func (p *sqlitePool) put(c *sqliteConn, broken bool) {
 		return
 	}
 	if !broken && !p.closed && len(p.all) <= p.size {
-		p.idle = append(p.idle, c)
+		p.free[c.slot/64] |= 1 << (c.slot % 64)
+		p.idle++
 		p.mu.Unlock()
 		return
 	}
 	p.mu.Unlock()
 	c.close()
 	p.mu.Lock()
-	p.all = slices.DeleteFunc(p.all, func(o *sqliteConn) bool { return o == c })
+	p.remove(c)
 	p.wakeOne()
 	p.emptied()
 	p.mu.Unlock()
@@ -309,8 +340,10 @@ func (p *sqlitePool) close() {
 	}
 	p.closed = true
 	close(p.stop)
-	idle := p.idle
-	p.idle = nil
+	var idle []*sqliteConn
+	for p.idle > 0 {
+		idle = append(idle, p.takeIdle())
+	}
 	for len(p.waiters) > 0 {
 		p.wakeOne()
 	}
@@ -319,7 +352,9 @@ func (p *sqlitePool) close() {
 		c.close()
 	}
 	p.mu.Lock()
-	p.all = slices.DeleteFunc(p.all, func(c *sqliteConn) bool { return slices.Contains(idle, c) })
+	for _, c := range idle {
+		p.remove(c)
+	}
 	p.emptied()
 	p.mu.Unlock()
 	<-p.empty
@@ -330,7 +365,7 @@ func (p *sqlitePool) stats() PoolStats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return PoolStats{
-		Role: p.role, Open: len(p.all), Busy: len(p.all) - len(p.idle), Idle: len(p.idle), Waiting: len(p.waiters),
+		Role: p.role, Open: len(p.all), Busy: len(p.all) - p.idle, Idle: p.idle, Waiting: len(p.waiters),
 		Size: p.size, Overflow: p.overflow, WaitCount: p.waitCount, WaitDuration: p.waitTime,
 	}
 }
