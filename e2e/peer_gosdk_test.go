@@ -35,7 +35,7 @@ func TestGoSDK(t *testing.T) {
 			config, env := harness.DemoConfig(t)
 			var target mcp.Transport
 			if p.transport == "stdio" {
-				target = stdioTransport(config, env)
+				target = stdioTransport(t, config, env)
 			} else {
 				target = httpTransport(harness.Start(t, harness.Options{Config: config, Env: env}).URL, p.transport)
 			}
@@ -58,10 +58,10 @@ func httpTransport(url, kind string) mcp.Transport {
 	return &mcp.StreamableClientTransport{Endpoint: url}
 }
 
-func stdioTransport(config string, env []string) mcp.Transport {
+func stdioTransport(t *testing.T, config string, env []string) mcp.Transport {
 	cmd := exec.Command(harness.Binary(), "serve", "--stdio", "--config", config, "--admin", "127.0.0.1:0")
 	cmd.Env = append(os.Environ(), env...)
-	cmd.Stderr = os.Stderr
+	cmd.Stderr = harness.Log(t)
 	harness.Detach(cmd)
 	return &mcp.CommandTransport{Command: cmd}
 }

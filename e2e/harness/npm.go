@@ -6,9 +6,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -84,6 +86,30 @@ func Output(cmd *exec.Cmd, d time.Duration) (stdout, stderr []byte, err error) {
 	defer kill.Stop()
 	err = cmd.Wait()
 	return out.Bytes(), errs.Bytes(), err
+}
+
+// Log is a writer whose text is logged when the test has failed.
+func Log(tb testing.TB) io.Writer {
+	l := new(failureLog)
+	tb.Cleanup(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if tb.Failed() {
+			tb.Log(tail(l.text.String(), 8000))
+		}
+	})
+	return l
+}
+
+type failureLog struct {
+	mu   sync.Mutex
+	text strings.Builder // guarded by mu
+}
+
+func (l *failureLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
 }
 
 // Detach makes a command die with the tests, also when they are killed.
