@@ -35,7 +35,9 @@ func TestInspector(t *testing.T) {
 			if rows := city.StructuredContent.Rows; len(rows) != 1 || rows[0].Name != "Berlin" {
 				t.Errorf("get_city: %+v", rows)
 			}
-			var templates struct{ ResourceTemplates []struct{ URITemplate string } }
+			var templates struct {
+				ResourceTemplates []struct{ URITemplate string }
+			}
 			inspect(t, url, era, &templates, "--method", "resources/templates/list")
 			if l := templates.ResourceTemplates; len(l) != 1 || l[0].URITemplate != "city://{id}" {
 				t.Errorf("templates: %+v", l)
@@ -163,7 +165,9 @@ func (h *held) result(t *testing.T, into any, args ...string) {
 // answer calls delete_notes and answers the question that comes back.
 func (h *held) answer(t *testing.T, into any, city string, answer ...string) {
 	t.Helper()
-	var asked struct{ ElicitationPending struct{ ElicitationID, Message string } }
+	var asked struct {
+		ElicitationPending struct{ ElicitationID, Message string }
+	}
 	h.result(t, &asked, "tools/call", "delete_notes", city)
 	if asked.ElicitationPending.ElicitationID == "" {
 		t.Fatalf("delete_notes asked nothing: %+v", asked)
