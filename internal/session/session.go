@@ -75,12 +75,15 @@ type Store interface {
 
 // Session is one client's. Its methods are safe for concurrent use.
 type Session struct {
-	ID string
-	Hello
+	ID        string
+	Principal *mcp.Principal
+	Toolset   string
 
-	used     atomic.Int64 // UnixNano of the last request
-	logLevel atomic.Uint32
-	ended    chan struct{} // closed by end
+	revision  atomic.Uint32
+	canElicit atomic.Bool
+	used      atomic.Int64 // UnixNano of the last request
+	logLevel  atomic.Uint32
+	ended     chan struct{} // closed by end
 
 	mu       sync.Mutex // guards what follows
 	isEnded  bool
@@ -91,6 +94,7 @@ type Session struct {
 	watched  map[string]struct{}
 	log      eventLog
 	listener context.CancelFunc // ends the standalone stream that listens now
+	alone    *Stream            // of what belongs to no request
 	hubAt    uint64
 }
 
@@ -100,12 +104,28 @@ const (
 	mostRunning = 1000
 )
 
+// New makes a session of its own, outside any store: that of a stdio connection.
+func New(h Hello, eventBytes int) *Session { return newSession(h, eventBytes) }
+
 func newSession(h Hello, eventBytes int) *Session {
-	s := &Session{ID: rand.Text(), Hello: h, ended: make(chan struct{}), hubAt: h.Hub,
+	s := &Session{ID: rand.Text(), Principal: h.Principal, Toolset: h.Toolset, ended: make(chan struct{}), hubAt: h.Hub,
 		log: eventLog{max: eventBytes}}
+	s.Negotiated(h.Revision, h.CanElicit)
 	s.logLevel.Store(uint32(mcp.LogInfo))
 	return s
 }
+
+// Negotiated notes what initialize agreed upon; for sessions that are there before it.
+func (s *Session) Negotiated(r mcp.Revision, canElicit bool) {
+	s.revision.Store(uint32(r))
+	s.canElicit.Store(canElicit)
+}
+
+// Revision is what was negotiated, RevisionNone before.
+func (s *Session) Revision() mcp.Revision { return mcp.Revision(s.revision.Load()) }
+
+// CanElicit tells whether the client can ask its user with a form.
+func (s *Session) CanElicit() bool { return s.canElicit.Load() }
 
 // Ended is closed when the session ends.
 func (s *Session) Ended() <-chan struct{} { return s.ended }
@@ -263,6 +283,9 @@ func (s *Session) idle(since time.Time) bool {
 	defer s.mu.Unlock()
 	return s.open == 0 && len(s.running) == 0
 }
+
+// End ends a session that is in no store.
+func (s *Session) End() { s.end() }
 
 func (s *Session) end() {
 	s.mu.Lock()

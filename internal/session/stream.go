@@ -56,6 +56,26 @@ func (s *Session) NewStream() *Stream {
 	return &Stream{s, s.log.nextStream}
 }
 
+// Standalone gives the session's one stream for messages that belong to no request.
+func (s *Session) Standalone() *Stream {
+	s.mu.Lock()
+	alone := s.alone
+	s.mu.Unlock()
+	if alone != nil {
+		return alone
+	}
+	fresh := s.NewStream()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.alone == nil {
+		s.alone = fresh
+	}
+	return s.alone
+}
+
+// Is tells whether two are the same stream.
+func (t *Stream) Is(other *Stream) bool { return t.id == other.id && t.s == other.s }
+
 // Send adds a message to the stream and gives it with its id. last ends the stream.
 func (t *Stream) Send(data []byte, last bool) Message {
 	s := t.s

@@ -1,0 +1,175 @@
+package front
+
+import (
+	"runtime"
+	"strings"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// The values of `compression`; the first two are content codings as well.
+const (
+	compressGzip = "gzip"
+	compressZstd = "zstd"
+	compressNone = "none"
+)
+
+// compressor encodes whole answers in a coding that the client accepts. It is safe for concurrent use. Event streams must
+// not come here: an event that waits in an encoder is no event.
+type compressor struct {
+	coding string // the configured one
+	above  int
+	gzip   sync.Pool // of *gzipEncoder
+	zstd   *zstd.Encoder
+}
+
+// gzipEncoder is a writer together with the place it writes to.
+type gzipEncoder struct {
+	w   *gzip.Writer
+	out []byte
+}
+
+func (e *gzipEncoder) Write(p []byte) (int, error) {
+	e.out = append(e.out, p...)
+	return len(p), nil
+}
+
+// newCompressor makes the compressor that cfg asks for. The fastest level of each coding is used: on 16 KB of JSON rows the next
+// one of gzip saves 2 % of the bytes for 13 % more time, and that of zstd saves nothing for 45 % more.
+func newCompressor(cfg Config) *compressor {
+	c := &compressor{coding: cfg.Compression, above: int(min(cfg.CompressAbove, 1<<40))}
+	c.gzip.New = func() any {
+		e := new(gzipEncoder)
+		e.w, _ = gzip.NewWriterLevel(e, gzip.BestSpeed) // fails on an unknown level only
+		return e
+	}
+	if c.coding == compressZstd {
+		// RFC 9659 lets clients refuse windows above 8 MiB; 1 MiB keeps an encoder small. TCP and TLS have their own
+		// checksums. The encoder is used for whole blocks alone, so it owns no goroutines.
+		c.zstd, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20),
+			zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)))
+	}
+	return c
+}
+
+// varies tells whether the encoding of an answer of that size hangs on Accept-Encoding, so that it carries Vary:
+// Accept-Encoding whether it ends up compressed or not.
+func (c *compressor) varies(size int) bool { return c.coding != compressNone && size > c.above }
+
+// encode gives the body in the best coding that acceptEncoding (RFC 9110 section 12.5.3; several header lines joined by
+// commas) allows, appended to dst, and the coding's name for Content-Encoding. Where the body goes out as it is (absent
+// header, small body, nothing in common, nothing gained), out is body itself and encoding is "". A client that refuses
+// identity gets small bodies compressed too; one that refuses everything gets identity rather than no answer.
+func (c *compressor) encode(dst []byte, acceptEncoding string, body []byte) (out []byte, encoding string) {
+	if acceptEncoding == "" || c.coding == compressNone || len(body) == 0 {
+		return body, ""
+	}
+	small := len(body) <= c.above
+	if small && strings.IndexByte(acceptEncoding, ';') < 0 {
+		return body, "" // no weights, so identity is not refused
+	}
+	coding, mustEncode := negotiate(acceptEncoding, c.coding)
+	if coding == "" || small && !mustEncode {
+		return body, ""
+	}
+	start := len(dst)
+	if coding == compressZstd {
+		out = c.zstd.EncodeAll(body, dst)
+	} else {
+		out = c.encodeGzip(dst, body)
+	}
+	if len(out)-start >= len(body) && !mustEncode {
+		return body, ""
+	}
+	return out, coding
+}
+
+func (c *compressor) encodeGzip(dst, body []byte) []byte {
+	e := c.gzip.Get().(*gzipEncoder)
+	e.out = dst
+	e.w.Reset(e)
+	// Neither call can fail: Write above does not.
+	_, _ = e.w.Write(body)
+	_ = e.w.Close()
+	out := e.out
+	e.out = nil
+	c.gzip.Put(e)
+	return out
+}
+
+// negotiate finds the coding that the client likes best of those that the configured one stands for: gzip, or zstd before
+// gzip. It is "" for none. refused tells that the client takes no answer without coding. A part that is malformed is
+// passed over.
+func negotiate(acceptEncoding, configured string) (coding string, refused bool) {
+	const absent = -1
+	gzipQ, zstdQ, identityQ, anyQ := absent, absent, absent, absent
+	for part := range strings.SplitSeq(acceptEncoding, ",") {
+		name, params, weighted := strings.Cut(part, ";")
+		q := 1000
+		if weighted {
+			var ok bool
+			if q, ok = parseWeight(params); !ok {
+				continue
+			}
+		}
+		name = strings.Trim(name, " \t")
+		switch {
+		case name == "*":
+			anyQ = max(anyQ, q)
+		case equalFold(name, "gzip") || equalFold(name, "x-gzip"):
+			gzipQ = max(gzipQ, q)
+		case equalFold(name, "zstd"):
+			zstdQ = max(zstdQ, q)
+		case equalFold(name, "identity"):
+			identityQ = max(identityQ, q)
+		}
+	}
+	if gzipQ == absent {
+		gzipQ = anyQ
+	}
+	if zstdQ == absent {
+		zstdQ = anyQ
+	}
+	refused = identityQ == 0 || identityQ == absent && anyQ == 0
+	q := gzipQ
+	coding = compressGzip
+	if configured == compressZstd && zstdQ > 0 && zstdQ >= gzipQ {
+		q, coding = zstdQ, compressZstd
+	}
+	// A client that ranks identity higher gets what it asks for.
+	if q <= 0 || q < identityQ {
+		return "", refused
+	}
+	return coding, refused
+}
+
+// parseWeight reads the weight of RFC 9110 section 12.4.2 in thousandths: OWS "q=" ( "0" [ "." 0*3DIGIT ] / "1" [ "." 0*3"0" ] ).
+func parseWeight(s string) (q int, ok bool) {
+	s = strings.Trim(s, " \t")
+	if len(s) < 3 || s[0]|0x20 != 'q' || s[1] != '=' {
+		return 0, false
+	}
+	whole, fraction := s[2], s[3:]
+	if whole != '0' && whole != '1' {
+		return 0, false
+	}
+	q = int(whole-'0') * 1000
+	if fraction == "" {
+		return q, true
+	}
+	if fraction[0] != '.' || len(fraction) > 4 {
+		return 0, false
+	}
+	unit := 100
+	for i := 1; i < len(fraction); i++ {
+		d := fraction[i]
+		if d < '0' || d > '9' {
+			return 0, false
+		}
+		q += int(d-'0') * unit
+		unit /= 10
+	}
+	return q, q <= 1000
+}

@@ -1,0 +1,277 @@
+package front
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+func TestNegotiate(t *testing.T) {
+	for _, c := range []struct {
+		accept, withGzip, withZstd string
+		refused                    bool // identity
+	}{
+		{"", "", "", false},
+		{"gzip", "gzip", "gzip", false},
+		{"GZIP", "gzip", "gzip", false},
+		{"x-gzip", "gzip", "gzip", false},
+		{"zstd", "", "zstd", false},
+		{"gzip, deflate", "gzip", "gzip", false},
+		{"gzip, deflate, br, zstd", "gzip", "zstd", false},
+		{"br", "", "", false},
+		{"identity", "", "", false},
+		{"identity, gzip", "gzip", "gzip", false},
+		{"*", "gzip", "zstd", false},
+		{"*;q=0", "", "", true},
+		{"*;q=0, gzip", "gzip", "gzip", true},
+		{"gzip;q=0", "", "", false},
+		{"gzip;q=0, *", "", "zstd", false},
+		{"gzip;q=0.5, zstd;q=0.4", "gzip", "gzip", false},
+		{"gzip;q=0.4, zstd;q=0.5", "gzip", "zstd", false},
+		{"gzip;q=0.001", "gzip", "gzip", false},
+		{"gzip;q=0.5, identity", "", "", false},
+		{"gzip;q=0.5, identity;q=0.5", "gzip", "gzip", false},
+		{"gzip;q=0.1, zstd, identity;q=0.5", "", "zstd", false},
+		{"identity;q=0", "", "", true},
+		{"identity;q=0, *", "gzip", "zstd", true},
+		{"*;q=0, identity;q=0.1", "", "", false},
+		{" gzip\t; Q=1.000 ,", "gzip", "gzip", false},
+		{"gzip;q=1.001", "", "", false},
+		{"gzip;q=2", "", "", false},
+		{"gzip;q=", "", "", false},
+		{"gzip;q=0.", "", "", false},
+		{"gzip;q=0.0001", "", "", false},
+		{"gzip;q=0,5", "", "", false},
+		{"gzip;level=9", "", "", false},
+		{"gzip zstd", "", "", false},
+		{"zſtd", "", "", false},
+		{",,;,;;q", "", "", false},
+	} {
+		for configured, want := range map[string]string{compressGzip: c.withGzip, compressZstd: c.withZstd} {
+			if got, refused := negotiate(c.accept, configured); got != want || refused != c.refused {
+				t.Errorf("%q with %s: %q, refused %v; want %q, %v", c.accept, configured, got, refused, want, c.refused)
+			}
+		}
+	}
+}
+
+func TestEncode(t *testing.T) {
+	big := bytes.Repeat([]byte(`{"id":3,"name":"Springfield"},`), 1000)
+	small := []byte(`{"jsonrpc":"2.0","id":1,"result":{}}`)
+	for _, c := range []struct {
+		configured, accept string
+		body               []byte
+		want               string
+	}{
+		{compressGzip, "gzip", big, "gzip"},
+		{compressZstd, "zstd, gzip", big, "zstd"},
+		{compressZstd, "gzip, deflate", big, "gzip"},
+		{compressNone, "gzip", big, ""},
+		{compressGzip, "", big, ""},
+		{compressGzip, "br", big, ""},
+		{compressGzip, "gzip", small, ""},
+		{compressGzip, "gzip;q=0.5", small, ""},
+		{compressGzip, "gzip, identity;q=0", small, "gzip"},
+		{compressGzip, "gzip", nil, ""},
+		{compressGzip, "gzip", incompressible(8 << 10), ""},
+		{compressZstd, "zstd", incompressible(8 << 10), ""},
+	} {
+		cfg := DefaultConfig()
+		cfg.Compression = c.configured
+		comp := newCompressor(cfg)
+		for range 2 { // the second time with used encoders
+			out, encoding := comp.encode([]byte("kept"), c.accept, c.body)
+			if encoding != c.want {
+				t.Fatalf("%s, %q, %d bytes: encoding %q, want %q", c.configured, c.accept, len(c.body), encoding, c.want)
+			}
+			if encoding == "" {
+				if !bytes.Equal(out, c.body) {
+					t.Errorf("%s, %q: the body changed", c.configured, c.accept)
+				}
+			} else if !bytes.HasPrefix(out, []byte("kept")) || !bytes.Equal(decode(t, encoding, out[4:]), c.body) {
+				t.Errorf("%s, %q: what came out is another body", c.configured, c.accept)
+			}
+		}
+	}
+}
+
+func TestVaries(t *testing.T) {
+	cfg := DefaultConfig()
+	comp := newCompressor(cfg)
+	if comp.varies(4096) || !comp.varies(4097) {
+		t.Error("compress_above is not the last size that goes out as it is")
+	}
+	cfg.Compression = compressNone
+	if newCompressor(cfg).varies(1 << 20) {
+		t.Error("varies without compression")
+	}
+}
+
+func TestEncodersAreShared(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Compression = compressZstd
+	comp := newCompressor(cfg)
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			body := bytes.Repeat(fmt.Appendf(nil, "row %d;", g), 2000)
+			for i := range 20 {
+				accept := []string{"gzip", "zstd"}[i%2]
+				out, encoding := comp.encode(nil, accept, body)
+				if encoding != accept || !bytes.Equal(decode(t, encoding, out), body) {
+					t.Errorf("%s: another body came out", accept)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// incompressible gives bytes without any pattern.
+func incompressible(n int) []byte {
+	out := make([]byte, n)
+	x := uint64(88172645463325252)
+	for i := range out {
+		x ^= x << 13
+		x ^= x >> 7
+		x ^= x << 17
+		out[i] = byte(x)
+	}
+	return out
+}
+
+func decode(t *testing.T, encoding string, b []byte) []byte {
+	t.Helper()
+	var r io.Reader
+	switch encoding {
+	case compressGzip:
+		z, err := gzip.NewReader(bytes.NewReader(b))
+		if err != nil {
+			t.Error(err)
+			return nil
+		}
+		r = z
+	case compressZstd:
+		z, err := zstd.NewReader(bytes.NewReader(b), zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			t.Error(err)
+			return nil
+		}
+		defer z.Close()
+		r = z
+	}
+	out, err := io.ReadAll(r)
+	if err != nil {
+		t.Error(err)
+	}
+	return out
+}
+
+func BenchmarkEncode(b *testing.B) {
+	var body []byte
+	for i := range 200 {
+		body = fmt.Appendf(body, `{"id":%d,"name":"City %d","country":"DE","population":%d,"lat":%d.%d},`, 2000000+i*37, i, i*i*97%100000, i%90, i*7919%10000)
+	}
+	for _, coding := range []string{compressGzip, compressZstd} {
+		cfg := DefaultConfig()
+		cfg.Compression = coding
+		c := newCompressor(cfg)
+		b.Run(coding, func(b *testing.B) {
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			var out []byte
+			for b.Loop() {
+				out, _ = c.encode(out[:0], "gzip, zstd", body)
+			}
+			b.ReportMetric(float64(len(out))/float64(len(body)), "ratio")
+		})
+	}
+	b.Run("small", func(b *testing.B) {
+		c := newCompressor(DefaultConfig())
+		b.ReportAllocs()
+		for b.Loop() {
+			c.encode(nil, "gzip, deflate, br", body[:100])
+		}
+	})
+}
+
+// FuzzNegotiate holds negotiate against a plain reading of RFC 9110.
+func FuzzNegotiate(f *testing.F) {
+	for _, s := range []string{"", "gzip", "gzip;q=0, *", "zstd;q=0.5,gzip;q=0.4", "*;q=0", "identity;q=0", ";;q=1,", "gzip; q=1.000"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, accept string) {
+		for _, configured := range []string{compressGzip, compressZstd} {
+			got, refused := negotiate(accept, configured)
+			want, wantRefused := plainNegotiate(accept, configured)
+			if got != want || refused != wantRefused {
+				t.Errorf("%q with %s: %q, %v; want %q, %v", accept, configured, got, refused, want, wantRefused)
+			}
+		}
+	})
+}
+
+func plainNegotiate(accept, configured string) (string, bool) {
+	q := map[string]float64{}
+	for _, part := range strings.Split(accept, ",") {
+		fields := strings.Split(part, ";")
+		weight := 1.0
+		if len(fields) > 2 {
+			continue
+		}
+		if len(fields) == 2 {
+			p := strings.ToLower(strings.Trim(fields[1], " \t"))
+			text, found := strings.CutPrefix(p, "q=")
+			v, err := strconv.ParseFloat(text, 64)
+			if !found || err != nil || v > 1 || v < 0 || len(text) > 5 || len(text) == 2 || strings.Trim(text, "0123456789.") != "" ||
+				strings.HasPrefix(text, ".") {
+				continue
+			}
+			if whole, _, _ := strings.Cut(text, "."); len(whole) != 1 {
+				continue
+			}
+			weight = v
+		}
+		name := asciiLower(strings.Trim(fields[0], " \t"))
+		if name == "x-gzip" {
+			name = "gzip"
+		}
+		if old, ok := q[name]; !ok || weight > old {
+			q[name] = weight
+		}
+	}
+	of := func(name string) float64 {
+		if v, ok := q[name]; ok {
+			return v
+		}
+		return q["*"]
+	}
+	identity, named := q["identity"]
+	star, starred := q["*"]
+	refused := named && identity == 0 || !named && starred && star == 0
+	best, coding := of("gzip"), "gzip"
+	if z := of("zstd"); configured == compressZstd && z > 0 && z >= best {
+		best, coding = z, "zstd"
+	}
+	if best == 0 || named && identity > best {
+		return "", refused
+	}
+	return coding, refused
+}
+
+// asciiLower lowers A to Z alone: other letters that fold to these are other names.
+func asciiLower(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return r
+	}, s)
+}

@@ -1,0 +1,89 @@
+package front
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"millrace/internal/mcp"
+	"millrace/internal/session"
+)
+
+// HTTP+SSE, the transport of revision 2024-11-05: a GET opens an event stream whose first event names where to POST;
+// answers to what is posted there come over the stream.
+
+const directQuery = "sessionId"
+
+func (s *HTTP) getDirect(w http.ResponseWriter, r *http.Request, toolset string, principal *mcp.Principal) {
+	c := s.core
+	sess, err := c.Sessions.Open(r.Context(), session.Hello{Revision: mcp.Revision20241105, Principal: principal, Toolset: toolset, Hub: c.Hub.Now()})
+	if err != nil {
+		s.refuse(w, http.StatusServiceUnavailable, nil, mcp.CodeInternal, "too many sessions: try again later")
+		return
+	}
+	// The stream is the session: when it breaks, nobody can receive the answers of what still runs.
+	defer c.Sessions.Delete(context.WithoutCancel(r.Context()), sess.ID)
+	detach := sess.Attach()
+	defer detach()
+	events := openEvents(w, "", s.limit)
+	defer events.close()
+	c.direct.Store(sess.ID, events)
+	defer c.direct.Delete(sess.ID)
+	if !events.event("", "endpoint", []byte(r.URL.Path+"?"+directQuery+"="+sess.ID)) {
+		return
+	}
+	c.legacyEvents(r.Context(), sess, func(message []byte) bool { return events.message("", message) })
+}
+
+// postDirect takes a message of an HTTP+SSE session. x goes with it: it is answered over the session's stream, after
+// this request.
+func (s *HTTP) postDirect(w http.ResponseWriter, x *exchange, id string) {
+	c := s.core
+	sess, ok := c.Sessions.Get(x.ctx, id, x.principal)
+	events, isOpen := c.direct.Load(id)
+	if !ok || !isOpen || sess.Toolset != x.toolset {
+		s.refuse(w, http.StatusNotFound, nil, mcp.CodeInvalidRequest, "the session does not exist, or has ended: open a new event stream")
+		x.free()
+		return
+	}
+	x.session, x.rev, x.canSend, x.ctx = sess, sess.Revision(), true, c.base
+	x.reply = directReply{events.(*eventStream)}
+	if mcp.IsBatch(x.body) {
+		w.WriteHeader(http.StatusAccepted)
+		c.later(x, func() { c.batch(x, nil) })
+		return
+	}
+	if fault := x.req.Scan(x.body); fault != nil {
+		s.refuse(w, http.StatusBadRequest, x.req.ID, fault.Code, fault.Message)
+		x.free()
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
+	if x.req.Kind != mcp.KindRequest {
+		c.serve(x)
+		x.free()
+		return
+	}
+	c.later(x, func() { c.serve(x) })
+}
+
+// later runs f for x beside the request that brought it.
+func (c *Core) later(x *exchange, f func()) {
+	c.work.Go(func() {
+		f()
+		x.free()
+	})
+}
+
+// directReply answers over the stream of an HTTP+SSE session.
+type directReply struct{ events *eventStream }
+
+func (p directReply) send(message []byte) bool { return p.events.message("", message) }
+
+func (p directReply) finish(_ int, _ string, message []byte) {
+	if message != nil {
+		p.events.message("", message)
+	}
+}
+
+func (directReply) extend(time.Time) {}
