@@ -59,23 +59,30 @@ var demoDB = sync.OnceValues(func() (string, error) {
 	return found[0], nil
 })
 
-// DemoConfig writes a copy of the demo's configuration into a directory of its own, for tests that edit it, and returns
-// its path and the environment that names a copy of the database.
-func DemoConfig(tb testing.TB) (file string, env []string) {
+// copyDB copies the demo's database into a directory of the test's own.
+func copyDB(tb testing.TB) string {
 	tb.Helper()
 	db, err := demoDB()
 	if err != nil {
 		tb.Fatalf("make the demo's database: %v", err)
 	}
-	dir := tb.TempDir()
 	data, err := os.ReadFile(db)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	own := filepath.Join(dir, "cities.db")
+	own := filepath.Join(tb.TempDir(), "cities.db")
 	if err := os.WriteFile(own, data, 0o644); err != nil {
 		tb.Fatal(err)
 	}
+	return own
+}
+
+// DemoConfig writes a copy of the demo's configuration into a directory of its own, for tests that edit it, and returns
+// its path and the environment that names a copy of the database.
+func DemoConfig(tb testing.TB) (file string, env []string) {
+	tb.Helper()
+	own := copyDB(tb)
+	dir := filepath.Dir(own)
 	yaml, err := os.ReadFile(filepath.Join(Repository(), "internal", "demo", "demo.yaml"))
 	if err != nil {
 		tb.Fatal(err)
