@@ -1,0 +1,178 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"millrace/e2e/harness"
+)
+
+// raw is a request as it goes over the wire, with a length of its own choice.
+func raw(s *harness.Server, body string, length int) string {
+	head := fmt.Sprintf("POST /mcp HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nContent-Length: %d\r\n", s.Host(), length)
+	return head + "MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: rows\r\n\r\n" + body
+}
+
+func dial(t *testing.T, s *harness.Server) *net.TCPConn {
+	t.Helper()
+	c, err := net.Dial("tcp", s.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c.(*net.TCPConn)
+}
+
+// TestSlowSenders sends half a head and half a body and then nothing: the server must let go of them.
+func TestSlowSenders(t *testing.T) {
+	t.Parallel()
+	s := harness.Work(t, "listen: {header_timeout: 300ms, body_timeout: 300ms}\n")
+	for name, half := range map[string]string{
+		"head":         "POST /mcp HTTP/1.1\r\nHost: " + s.Host() + "\r\nContent-",
+		"body":         raw(s, `{"jsonrpc":`, 1000),
+		"chunked body": strings.Replace(raw(s, "5\r\n{\"jso", 0), "Content-Length: 0", "Transfer-Encoding: chunked", 1),
+	} {
+		c := dial(t, s)
+		if _, err := io.WriteString(c, half); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := io.ReadAll(c)
+		if ne, ok := err.(net.Error); ok && ne.Timeout() {
+			t.Errorf("half a %s: the connection is still open after 10 s: %q", name, answer)
+		}
+		if name != "head" && len(answer) > 0 && !strings.HasPrefix(string(answer), "HTTP/1.1 408") && !strings.HasPrefix(string(answer), "HTTP/1.1 400") {
+			t.Errorf("half a %s: want 408: %q", name, answer)
+		}
+	}
+	serves(t, s)
+}
+
+// serves proves that a server of harness.WorkConfig answers other callers.
+func serves(t *testing.T, s *harness.Server) {
+	t.Helper()
+	if a := harness.CallModern(t, s.URL, "count_notes", `{}`); a.Field("result", "structuredContent", "rows") == nil {
+		t.Fatalf("a good call meanwhile: %v", a)
+	}
+}
+
+// TestSlowReaders ask for large results and never read them, while others are served.
+func TestSlowReaders(t *testing.T) {
+	t.Parallel()
+	s := harness.Work(t, "")
+	before := s.Memory(t)
+	body := harness.ModernBody("1", "tools/call", `"name":"rows","arguments":{"n":100000,"width":1000}`)
+	for range 100 {
+		c := dial(t, s)
+		if err := c.SetReadBuffer(4096); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(c, raw(s, body, len(body))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := time.Now()
+	for range 20 {
+		serves(t, s)
+	}
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("20 good calls took %v while 100 readers were slow", took)
+	}
+	if grown := s.Memory(t) - before; grown > 1000<<20 {
+		t.Errorf("memory grew by %d MiB for 100 results of 1 MiB", grown>>20)
+	}
+}
+
+// TestIdleConnections holds 10,000 connections that have asked once and then say nothing.
+func TestIdleConnections(t *testing.T) {
+	s := harness.Work(t, "")
+	want := 10_000
+	var lim syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
+		t.Fatal(err)
+	}
+	if room := int(lim.Cur) - 1000; room < want {
+		t.Logf("the limit of %d open files allows %d connections only", lim.Cur, room)
+		want = room
+	}
+	before := s.Memory(t)
+	request := strings.Replace(raw(s, harness.ModernBody("1", "tools/call", `"name":"count_notes","arguments":{}`), 0), "Mcp-Name: rows", "Mcp-Name: count_notes", 1)
+	head, body, _ := strings.Cut(request, "\r\n\r\n")
+	request = strings.Replace(head, "Content-Length: 0", fmt.Sprintf("Content-Length: %d", len(body)), 1) + "\r\n\r\n" + body
+	conns := make(chan net.Conn, want)
+	todo := make(chan struct{}, want)
+	for range want {
+		todo <- struct{}{}
+	}
+	close(todo)
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Go(func() {
+			for range todo {
+				c, err := askOnce(s, request)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				conns <- c
+			}
+		})
+	}
+	wg.Wait()
+	close(conns)
+	held := 0
+	defer func() {
+		for c := range conns {
+			c.Close()
+		}
+	}()
+	held = len(conns)
+	if held != want {
+		t.Fatalf("%d of %d connections", held, want)
+	}
+	serves(t, s)
+	if code, _, err := s.AdminGet("/readyz"); code != http.StatusOK {
+		t.Errorf("readiness: %d %v", code, err)
+	}
+	grown := s.Memory(t) - before
+	t.Logf("%d idle connections: %d MiB more", held, grown>>20)
+	if grown > 500<<20 {
+		t.Errorf("memory grew by %d MiB", grown>>20)
+	}
+}
+
+// askOnce opens a connection, gets one answer and leaves the connection open.
+func askOnce(s *harness.Server, request string) (net.Conn, error) {
+	c, err := net.Dial("tcp", s.Host())
+	if err != nil {
+		return nil, err
+	}
+	if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		return nil, err
+	}
+	if _, err := io.WriteString(c, request); err != nil {
+		return nil, err
+	}
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(io.Discard, res.Body); err != nil {
+		return nil, err
+	}
+	if res.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("status %d", res.StatusCode)
+	}
+	return c, nil
+}
