@@ -3,8 +3,10 @@ package catalog
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"millrace/internal/conf"
@@ -207,6 +209,34 @@ func (c *Catalog) Describe(ctx context.Context) (changed, complete bool) {
 		changed = true
 	}
 	return changed, complete
+}
+
+// Signatures gives what tells the lists of tools, prompts and resources from those of another catalog.
+func (c *Catalog) Signatures() (out [3]string) {
+	var tools, prompts, resources []string
+	for _, t := range c.tools {
+		tools = append(tools, string(*t.listed.Load())+strings.Join(t.RequireScopes, ","))
+	}
+	for name, v := range c.views {
+		for member := range v.tools {
+			tools = append(tools, name+"\x00"+member)
+		}
+	}
+	for _, p := range c.prompts {
+		prompts = append(prompts, string(p.listed)+strings.Join(p.RequireScopes, ","))
+	}
+	for _, r := range c.fixed {
+		resources = append(resources, string(r.listed)+strings.Join(r.RequireScopes, ","))
+	}
+	for _, r := range c.templates {
+		resources = append(resources, string(r.listed)+strings.Join(r.RequireScopes, ","))
+	}
+	for i, lines := range [][]string{tools, prompts, resources} {
+		slices.Sort(lines)
+		sum := sha256.Sum256([]byte(strings.Join(lines, "\x00")))
+		out[i] = string(sum[:])
+	}
+	return out
 }
 
 // Check asks the databases about every statement, and gives what they refuse.

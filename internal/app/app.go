@@ -1,0 +1,363 @@
+// Package app wires the server together, replaces what it serves when the file changes, and takes it down in order.
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"millrace/internal/admin"
+	"millrace/internal/cache"
+	"millrace/internal/catalog"
+	"millrace/internal/conf"
+	"millrace/internal/config"
+	"millrace/internal/demo"
+	"millrace/internal/front"
+	"millrace/internal/hub"
+	"millrace/internal/identity"
+	"millrace/internal/mcp"
+	"millrace/internal/session"
+	"millrace/internal/telemetry"
+)
+
+// Options is what the command line says.
+type Options struct {
+	File     string // "" serves the demo
+	DataDir  string // where the demo's database is made
+	Listen   string // overrides listen.address
+	Admin    string // overrides admin.address
+	Insecure bool   // allows a public listener without keys
+	Stdio    bool   // serves In and Out too, and ends with In
+	Version  string
+	Log      *slog.Logger
+	In       io.Reader
+	Out      io.Writer
+}
+
+// App is a running server. Make it with New, then Run it.
+type App struct {
+	opts    Options
+	log     *slog.Logger
+	env     func(string) (string, bool)
+	metrics *telemetry.Metrics
+	sources sources
+	hub     *hub.Hub
+	core    *front.Core
+	health  readiness
+	started config.Config // what cannot change without a restart
+
+	mcpListener   net.Listener
+	mcpServer     *http.Server
+	adminServers  []*http.Server
+	adminListener []net.Listener
+
+	current  atomic.Pointer[generation]
+	reloadMu sync.Mutex // one reload at a time
+	work     sync.WaitGroup
+	ctx      context.Context // of background work
+	cancel   context.CancelFunc
+	stops    []func() // in the order they were registered; run in reverse
+}
+
+// demoName is what messages call the demo's configuration.
+const demoName = "demo.yaml"
+
+// New builds the server: everything that can fail at start fails here.
+func New(ctx context.Context, opts Options) (*App, error) {
+	a := &App{opts: opts, log: opts.Log, env: os.LookupEnv, hub: hub.New()}
+	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	ok := false
+	defer func() {
+		if !ok {
+			a.stop()
+		}
+	}()
+	a.onStop(func() { a.cancel(); a.work.Wait() })
+
+	registry := prometheus.NewRegistry()
+	a.metrics = telemetry.NewMetrics(registry)
+	a.sources = sources{log: a.log, metrics: a.metrics}
+
+	if opts.File == "" {
+		path, err := demo.Prepare(ctx, opts.DataDir)
+		if err != nil {
+			return nil, err
+		}
+		a.env = func(name string) (string, bool) {
+			if name == "MILLRACE_DEMO_DB" {
+				return path, true
+			}
+			return os.LookupEnv(name)
+		}
+	}
+	loaded, err := a.load()
+	if err != nil {
+		return nil, err
+	}
+	a.started = loaded.Config
+
+	g, err := a.build(loaded)
+	if err != nil {
+		return nil, err
+	}
+	a.onStop(func() { a.current.Load().Release() })
+	a.current.Store(g)
+	if g.keys.Open() && !front.IsLoopback(loaded.Listen.Address) && !opts.Insecure && !opts.Stdio {
+		return nil, fmt.Errorf("listen.address is %s, which others can reach, and no API key is configured: "+
+			"add auth.keys, listen on 127.0.0.1, or say --insecure to serve everybody", loaded.Listen.Address)
+	}
+
+	store := session.NewMemory(loaded.Sessions)
+	a.onStop(store.Close)
+	a.metrics.SetSessions(store.Len)
+	key, err := stateKey(loaded.Auth.StateKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	a.core = front.NewCore(front.Deps{
+		Service:  func() front.Service { return a.current.Load() },
+		Sessions: store, Hub: a.hub, InFlight: &a.metrics.InFlight, StateKey: key, Version: opts.Version, Log: a.log,
+		Meter: func(m mcp.Method) mcp.Meter { return newMeter(a.metrics, m, "") },
+	})
+	a.onStop(a.core.Close)
+	if opts.Stdio {
+		ok = true
+		return a, nil
+	}
+
+	handler := front.NewHTTP(loaded.Listen, a.core, func(authorization string) (*mcp.Principal, bool) {
+		return a.current.Load().keys.Find(authorization)
+	})
+	if a.mcpListener, err = front.Listen(loaded.Listen, a.log); err != nil {
+		return nil, err
+	}
+	a.onStop(func() { a.mcpListener.Close() })
+	a.mcpServer = front.NewHTTPServer(loaded.Listen, handler, a.log)
+	if err := a.openAdmin(loaded, registry); err != nil {
+		return nil, err
+	}
+	ok = true
+	return a, nil
+}
+
+func (a *App) onStop(f func()) { a.stops = append(a.stops, f) }
+
+func (a *App) stop() {
+	for i := len(a.stops) - 1; i >= 0; i-- {
+		a.stops[i]()
+	}
+	a.stops = nil
+}
+
+func (a *App) openAdmin(loaded *config.Loaded, registry *prometheus.Registry) error {
+	open := func(address string, h http.Handler) error {
+		if address == "" {
+			return nil
+		}
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return fmt.Errorf("admin listener: %w", err)
+		}
+		a.onStop(func() { l.Close() })
+		a.adminListener = append(a.adminListener, l)
+		a.adminServers = append(a.adminServers, admin.NewServer(h, a.log))
+		return nil
+	}
+	if err := open(loaded.Admin.Address, admin.NewHandler(loaded.Admin, &a.health, registry, a.log)); err != nil {
+		return err
+	}
+	return open(loaded.Probes.Address, admin.NewProbesHandler(&a.health, registry, a.log))
+}
+
+// stateKey reads the key that signs requestState, or makes one for the life of this process.
+func stateKey(file string) ([]byte, error) {
+	if file == "" {
+		key := make([]byte, 32)
+		rand.Read(key) //nolint:errcheck // never fails
+		return key, nil
+	}
+	key, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("auth.state_key_file: %w", err)
+	}
+	if len(key) < 32 {
+		return nil, fmt.Errorf("auth.state_key_file: %s has %d bytes; give it at least 32 random ones", file, len(key))
+	}
+	return key, nil
+}
+
+// load reads the file, with the command line's overrides.
+func (a *App) load() (*config.Loaded, error) {
+	name, data := demoName, demo.YAML
+	if a.opts.File != "" {
+		var err error
+		if data, err = os.ReadFile(a.opts.File); err != nil {
+			return nil, fmt.Errorf("read the configuration: %w", err)
+		}
+		name = a.opts.File
+	}
+	loaded, faults := config.Load(name, data, a.env)
+	if len(faults) > 0 {
+		return nil, faults
+	}
+	if a.opts.Listen != "" {
+		loaded.Listen.Address = a.opts.Listen
+	}
+	if a.opts.Admin != "" {
+		loaded.Admin.Address = a.opts.Admin
+	}
+	return loaded, nil
+}
+
+// build makes a generation of a loaded file; it is not current yet.
+func (a *App) build(loaded *config.Loaded) (g *generation, err error) {
+	g = &generation{loaded: loaded, retire: a.retire}
+	g.users.Store(1)
+	defer func() {
+		if err != nil {
+			for _, s := range g.sources {
+				a.sources.release(s)
+			}
+		}
+	}()
+	if g.keys, err = identity.New(loaded.Auth); err != nil {
+		return nil, err
+	}
+	deps := catalog.Deps{Sources: map[string]catalog.Source{}, TTL: loaded.Cache.L1.TTL,
+		Meter: func(method mcp.Method, name string) mcp.Meter {
+			if name != "" {
+				g.targets = append(g.targets, name)
+			}
+			return newMeter(a.metrics, method, name)
+		}}
+	for name, cfg := range loaded.Sources {
+		s, err := a.sources.acquire(name, cfg)
+		if err != nil {
+			return nil, fmt.Errorf("source %q: %w", name, err)
+		}
+		g.sources = append(g.sources, s)
+		read, write := roles(cfg)
+		deps.Sources[name] = catalog.Source{Hash: s.hash,
+			Source: observed{s.db, a.metrics.Query(name, read), a.metrics.Query(name, write)}}
+	}
+	var faults conf.Faults
+	g.Catalog, faults = catalog.New(catalog.Definitions{Tools: loaded.Tools, Resources: loaded.Resources,
+		Prompts: loaded.Prompts, Toolsets: loaded.Toolsets}, deps)
+	if len(faults) > 0 {
+		return nil, loaded.Locate(faults)
+	}
+	if old := a.current.Load(); old != nil && old.loaded.Cache == loaded.Cache {
+		g.cache = old.cache
+	} else {
+		count := &cacheCounters{a.metrics.CacheRequests("l1", "hit"), a.metrics.CacheRequests("l1", "miss"),
+			a.metrics.CacheRequests("l1", "coalesced"), a.metrics.CacheRequests("l1", "bypass")}
+		if g.cache, err = cache.New(loaded.Cache, count); err != nil {
+			return nil, err
+		}
+		a.metrics.SetCacheLevel("l1", g.cache.Size)
+	}
+	// The stops between resolution and work, outermost first. Admission will stand behind the cache.
+	g.handler = func(ctx context.Context, c *mcp.Call) (mcp.Result, error) { return c.Invoke(ctx, c) }
+	for _, stop := range []mcp.Middleware{g.cache.Middleware} {
+		g.handler = stop(g.handler)
+	}
+	// What the databases say at once goes into the lists from the start; the rest follows when they can be reached.
+	ctx, cancel := context.WithTimeout(a.ctx, time.Second)
+	defer cancel()
+	_, complete := g.Describe(ctx)
+	a.work.Go(func() { a.watchSources(g, complete) })
+	a.metrics.SetConfig(loaded.Hash, loaded.Numbers())
+	return g, nil
+}
+
+// retire closes what only g used, when its last request has returned.
+func (a *App) retire(g *generation) {
+	a.work.Go(func() {
+		for _, s := range g.sources {
+			a.sources.release(s)
+		}
+	})
+}
+
+// Run serves until ctx ends, then drains. It returns nil after a clean end.
+func (a *App) Run(ctx context.Context) error {
+	defer a.stop()
+	if a.opts.File != "" {
+		watch, err := a.watchFile()
+		if err != nil {
+			return err
+		}
+		a.work.Go(watch)
+	}
+	if a.opts.Stdio {
+		err := a.core.ServeStdio(ctx, a.opts.In, a.opts.Out, int(a.started.Listen.MaxBody))
+		a.core.Drain()
+		return err
+	}
+	failed := make(chan error, 1+len(a.adminServers))
+	serve := func(s *http.Server, l net.Listener, tls bool) {
+		var err error
+		if tls {
+			err = s.ServeTLS(l, "", "")
+		} else {
+			err = s.Serve(l)
+		}
+		if !errors.Is(err, http.ErrServerClosed) {
+			failed <- err
+		}
+	}
+	for i, s := range a.adminServers {
+		a.work.Go(func() { serve(s, a.adminListener[i], false) })
+	}
+	a.work.Go(func() { serve(a.mcpServer, a.mcpListener, false) })
+	a.health.set(stateReady)
+	a.greet()
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		err = fmt.Errorf("serve: %w", err)
+	}
+	return errors.Join(err, a.drain())
+}
+
+// drainLimit is how long requests in flight may take when the server stops.
+const drainLimit = 30 * time.Second
+
+// drain takes the server out of service: not ready any more, streams ended, requests in flight finished.
+func (a *App) drain() error {
+	a.log.Info("stopping: requests in flight are finished first")
+	a.health.set(stateDraining)
+	a.core.Drain()
+	ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
+	defer cancel()
+	err := a.mcpServer.Shutdown(ctx)
+	if err != nil {
+		err = fmt.Errorf("requests were still in flight after %s: %w", drainLimit, err)
+		a.mcpServer.Close()
+	}
+	for _, s := range a.adminServers {
+		s.Close()
+	}
+	return err
+}
+
+// DefaultDataDir is where the demo's database is made.
+func DefaultDataDir() string {
+	if dir, err := os.UserCacheDir(); err == nil {
+		return filepath.Join(dir, "millrace")
+	}
+	return filepath.Join(os.TempDir(), "millrace")
+}

@@ -1,0 +1,194 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/internal/cache"
+	"millrace/internal/catalog"
+	"millrace/internal/config"
+	"millrace/internal/identity"
+	"millrace/internal/mcp"
+	"millrace/internal/sqldb"
+	"millrace/internal/telemetry"
+)
+
+// generation is all that one version of the file brings: it is immutable, and a reload puts another in its place. What
+// it stands on (pools, the cache) is shared with the generations before and after it where its configuration is equal.
+type generation struct {
+	*catalog.Catalog
+	cache   *cache.Cache
+	handler mcp.Handler
+	keys    *identity.Keyring
+	loaded  *config.Loaded
+	sources []*source
+	targets []string // names with metrics of their own
+
+	// users is one for being current, and one for each request at work. At zero it is retired, for good.
+	users  atomic.Int64
+	retire func(*generation)
+}
+
+// Ready gives the stored answer of a call.
+func (g *generation) Ready(c *mcp.Call, now time.Time) (mcp.Result, bool) {
+	return g.cache.Ready(c, now)
+}
+
+// Handle does the work of a call.
+func (g *generation) Handle(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
+	return g.handler(ctx, c)
+}
+
+// Acquire keeps the generation until Release; it is false for one that has been retired.
+func (g *generation) Acquire() bool {
+	for {
+		n := g.users.Load()
+		if n == 0 {
+			return false
+		}
+		if g.users.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// Release ends what Acquire began.
+func (g *generation) Release() {
+	if g.users.Add(-1) == 0 {
+		g.retire(g)
+	}
+}
+
+// source is an open database, shared by the generations that name it with the same configuration.
+type source struct {
+	name, hash string
+	db         sqldb.Source
+	refs       int // sources.mu guards it
+	down       atomic.Pointer[string]
+}
+
+// sources are the open databases by name and configuration.
+type sources struct {
+	log     *slog.Logger
+	metrics *telemetry.Metrics
+
+	mu   sync.Mutex // guards open
+	open []*source
+}
+
+// acquire gives the source of a name and configuration, opened if need be.
+func (s *sources) acquire(name string, cfg sqldb.Config) (*source, error) {
+	hash := config.HashOf(cfg)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.open {
+		if o.name == name && o.hash == hash {
+			o.refs++
+			return o, nil
+		}
+	}
+	db, err := sqldb.New(name, cfg, s.log)
+	if err != nil {
+		return nil, err
+	}
+	o := &source{name: name, hash: hash, db: db, refs: 1}
+	s.open = append(s.open, o)
+	s.metrics.SetSource(name, func() []telemetry.Pool {
+		var pools []telemetry.Pool
+		for _, p := range db.Stats() {
+			pools = append(pools, telemetry.Pool{Role: p.Role, Busy: p.Busy, Idle: p.Idle, Waiting: p.Waiting, WaitCount: p.WaitCount, Wait: p.WaitDuration})
+		}
+		return pools
+	})
+	return o, nil
+}
+
+// release closes a source with its last user.
+func (s *sources) release(o *source) {
+	s.mu.Lock()
+	o.refs--
+	last := o.refs == 0
+	if last {
+		s.open = slices.DeleteFunc(s.open, func(other *source) bool { return other == o })
+		if !slices.ContainsFunc(s.open, func(other *source) bool { return other.name == o.name }) {
+			s.metrics.SetSource(o.name, nil)
+		}
+	}
+	s.mu.Unlock()
+	if last {
+		if err := o.db.Close(); err != nil {
+			s.log.Warn("closing a source failed", "source", o.name, "error", err)
+		}
+	}
+}
+
+// observed is a source whose statements are timed.
+type observed struct {
+	sqldb.Source
+	read, write *telemetry.Histogram
+}
+
+func (o observed) Compile(spec sqldb.Spec) (sqldb.Query, error) {
+	q, err := o.Source.Compile(spec)
+	if err != nil {
+		return nil, err
+	}
+	h := o.read
+	if spec.Mode == sqldb.ReadWrite {
+		h = o.write
+	}
+	return timed{q, h}, nil
+}
+
+type timed struct {
+	sqldb.Query
+	h *telemetry.Histogram
+}
+
+func (t timed) Run(ctx context.Context, dst []byte, x *sqldb.Execution) ([]byte, sqldb.Outcome, error) {
+	start := time.Now()
+	out, outcome, err := t.Query.Run(ctx, dst, x)
+	t.h.Observe(time.Since(start))
+	return out, outcome, err
+}
+
+// roles names the two roles of a source's statements, as its pools do.
+func roles(cfg sqldb.Config) (read, write string) {
+	if cfg.SQLite != nil {
+		return "reader", "writer"
+	}
+	return "primary", "primary"
+}
+
+// meter counts one target's calls by revision.
+type meter [mcp.Modern + 1]*telemetry.Operation
+
+func newMeter(m *telemetry.Metrics, method mcp.Method, target string) mcp.Meter {
+	var out meter
+	for r := mcp.RevisionNone; r <= mcp.Modern; r++ {
+		name := r.String()
+		if name == "" {
+			name = "none"
+		}
+		out[r] = m.Operation(method.String(), target, name)
+	}
+	return &out
+}
+
+func (m *meter) Observe(r mcp.Revision, s mcp.CacheStatus, d time.Duration) {
+	m[r].Observe(uint8(s), s.String(), d)
+}
+
+func (m *meter) Error(r mcp.Revision, kind string) { m[r].Error(kind) }
+
+// cacheCounters are the counters of L1.
+type cacheCounters struct{ hit, miss, coalesced, bypass *telemetry.Counter }
+
+func (c *cacheCounters) Hit()       { c.hit.Add(1) }
+func (c *cacheCounters) Miss()      { c.miss.Add(1) }
+func (c *cacheCounters) Coalesced() { c.coalesced.Add(1) }
+func (c *cacheCounters) Bypass()    { c.bypass.Add(1) }

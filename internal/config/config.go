@@ -1,0 +1,198 @@
+// Package config is the file: every package's Config in one tree. It reads, decodes and validates, and gives every
+// fault at once, each with line and column.
+package config
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"millrace/internal/admin"
+	"millrace/internal/cache"
+	"millrace/internal/catalog"
+	"millrace/internal/conf"
+	"millrace/internal/front"
+	"millrace/internal/identity"
+	"millrace/internal/session"
+	"millrace/internal/sqldb"
+)
+
+// Config is the whole file.
+type Config struct {
+	Version   int                     `yaml:"version" desc:"The version of this format: 1."`
+	Listen    front.Config            `yaml:"listen" desc:"Where clients reach the server: MCP at /mcp, toolsets at /mcp/NAME. Changes need a restart."`
+	Admin     admin.Config            `yaml:"admin" desc:"The listener for operators: health, metrics, profiles. Changes need a restart."`
+	Probes    admin.ProbesConfig      `yaml:"probes" desc:"A listener for kubelets and scrapers. Changes need a restart."`
+	Auth      identity.Config         `yaml:"auth" desc:"Who may call."`
+	Sessions  session.Config          `yaml:"sessions" desc:"Bounds on what legacy clients need remembered. Changes need a restart."`
+	Cache     cache.Config            `yaml:"cache" desc:"Where results of tools with cache: are kept."`
+	Sources   map[string]sqldb.Config `yaml:"sources" desc:"Databases by name."`
+	Tools     []catalog.Tool          `yaml:"tools" desc:"SQL statements that agents can call."`
+	Resources []catalog.Resource      `yaml:"resources" desc:"Rows that clients can read by address."`
+	Prompts   []catalog.Prompt        `yaml:"prompts" desc:"Texts that clients can fill in and use."`
+	Toolsets  map[string][]string     `yaml:"toolsets" desc:"Names of tools, served together at /mcp/NAME."`
+}
+
+// Default is what holds where the file says nothing.
+func Default() Config {
+	return Config{Listen: front.DefaultConfig(), Admin: admin.DefaultConfig(), Auth: identity.DefaultConfig(),
+		Sessions: session.DefaultConfig(), Cache: cache.DefaultConfig()}
+}
+
+// Loaded is a configuration with where its keys stand.
+type Loaded struct {
+	Config
+	Hash string // of the file's bytes
+	doc  *conf.Document
+}
+
+// Locate adds line and column to faults that know their path.
+func (l *Loaded) Locate(faults conf.Faults) conf.Faults { return l.doc.Locate(faults) }
+
+// Load reads the file's bytes. lookup gives the environment. The faults are all that can be found without the catalog;
+// Loaded is nil only where there is no document at all.
+func Load(file string, data []byte, lookup func(string) (string, bool)) (*Loaded, conf.Faults) {
+	doc, faults := conf.Parse(file, data, lookup)
+	if doc == nil || len(faults) > 0 {
+		return nil, faults
+	}
+	l := &Loaded{Config: Default(), doc: doc}
+	sum := sha256.Sum256(data)
+	l.Hash = hex.EncodeToString(sum[:8])
+	faults = doc.Decode(&l.Config)
+	return l, append(faults, doc.Locate(l.validate())...)
+}
+
+var sourceName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+func (l *Loaded) validate() conf.Faults {
+	var faults conf.Faults
+	add := func(prefix string, fs conf.Faults) {
+		for _, f := range fs {
+			if f.Path == "" {
+				f.Path = prefix
+			} else {
+				f.Path = prefix + "." + f.Path
+			}
+			faults = append(faults, f)
+		}
+	}
+	if l.Version != 1 {
+		faults = append(faults, conf.Fault{Path: "version", Message: fmt.Sprintf("is %d", l.Version), Fix: "write version: 1"})
+	}
+	add("listen", l.Listen.Validate())
+	add("admin", l.Admin.Validate())
+	add("probes", l.Probes.Validate())
+	add("auth", l.Auth.Validate())
+	add("sessions", l.Sessions.Validate())
+	add("cache", l.Cache.Validate())
+	for _, name := range slices.Sorted(maps.Keys(l.Sources)) {
+		source := l.Sources[name]
+		at := conf.Key("sources", name)
+		if !sourceName.MatchString(name) {
+			add(at, conf.Faults{{Message: fmt.Sprintf("%q is no name of a source", name), Fix: "use letters, digits, '_' and '-', at most 64"}})
+		}
+		add(at, source.Validate())
+	}
+	return faults
+}
+
+// Schema gives the JSON Schema of the file.
+func Schema() ([]byte, error) {
+	c := Default()
+	return conf.Schema(&c)
+}
+
+// HashOf tells two values of the configuration apart. Secrets count with their content.
+func HashOf(v any) string {
+	sum := sha256.Sum256([]byte(plain(reflect.ValueOf(v))))
+	return hex.EncodeToString(sum[:])
+}
+
+// plain writes a value with all it holds: a Secret would hide itself from encoding/json.
+func plain(v reflect.Value) string {
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		if v.IsNil() {
+			return "null"
+		}
+		return plain(v.Elem())
+	case reflect.Struct:
+		var b strings.Builder
+		for i := range v.NumField() {
+			fmt.Fprintf(&b, "%s{%s}", v.Type().Field(i).Name, plain(v.Field(i)))
+		}
+		return b.String()
+	case reflect.String:
+		return strconv.Quote(v.String())
+	case reflect.Slice:
+		var b strings.Builder
+		for i := range v.Len() {
+			fmt.Fprintf(&b, "[%s]", plain(v.Index(i)))
+		}
+		return b.String()
+	case reflect.Int, reflect.Int64, reflect.Int32:
+		return strconv.FormatInt(v.Int(), 10)
+	default:
+		data, err := json.Marshal(v.Interface())
+		if err != nil {
+			return fmt.Sprint(v)
+		}
+		return string(data)
+	}
+}
+
+// Numbers gives the effective value of every configured number by its path: durations in seconds, sizes in bytes.
+// Entries of lists go by their name.
+func (c *Config) Numbers() map[string]float64 {
+	out := map[string]float64{}
+	numbers(out, "", reflect.ValueOf(*c))
+	return out
+}
+
+func numbers(out map[string]float64, path string, v reflect.Value) {
+	switch d := v.Interface().(type) {
+	case conf.Duration:
+		out[path] = d.Std().Seconds()
+		return
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			numbers(out, path, v.Elem())
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			key := v.Type().Field(i).Tag.Get("yaml")
+			if key == "" || key == "-" {
+				continue
+			}
+			if path != "" {
+				key = path + "." + key
+			}
+			numbers(out, key, v.Field(i))
+		}
+	case reflect.Map:
+		for _, k := range v.MapKeys() {
+			if v.Type().Elem().Kind() == reflect.Struct {
+				numbers(out, path+"."+k.String(), v.MapIndex(k))
+			}
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			e := v.Index(i)
+			if e.Kind() == reflect.Struct && e.FieldByName("Name").IsValid() {
+				numbers(out, path+"["+e.FieldByName("Name").String()+"]", e)
+			}
+		}
+	case reflect.Int, reflect.Int64:
+		out[path] = float64(v.Int())
+	}
+}
