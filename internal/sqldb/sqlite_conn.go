@@ -59,7 +59,7 @@ type sqliteStmt struct {
 }
 
 // openSQLite opens a connection to a file that exists.
-func openSQLite(path string, mode Mode, cache int) (c *sqliteConn, err error) {
+func openSQLite(path string, mode Mode, cache int) (*sqliteConn, error) {
 	if info, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("open %s: %w; create the database or correct sqlite.path", path, errors.Unwrap(err))
 	} else if info.IsDir() {
@@ -69,51 +69,57 @@ func openSQLite(path string, mode Mode, cache int) (c *sqliteConn, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	c = &sqliteConn{conn: conn, mode: mode, own: true}
-	defer func() {
-		c.own = false
-		if err != nil {
-			c.close()
-			err = fmt.Errorf("open %s: %w", path, err)
-		}
-	}()
+	c := &sqliteConn{conn: conn, mode: mode}
+	c.own = true
+	err = c.setUp(cache)
+	c.own = false
+	if err != nil {
+		c.close()
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// setUp makes a new connection ready: what it may do, how it waits, how it is stopped.
+func (c *sqliteConn) setUp(cache int) (err error) {
+	conn := c.conn
 	conn.SetBusyTimeout(openWait)
 	conn.Limit(sqlite.LimitLength, maxValue)
 	if err := conn.SetDefensive(true); err != nil {
-		return nil, err
+		return err
 	}
 	// Readers do not block the writer in WAL. A file that cannot be changed, or is locked now, is read as it is.
 	if journal, err := c.pragma("journal_mode"); err != nil {
-		return nil, err
+		return err
 	} else if journal != "wal" {
 		_, _ = c.pragma("journal_mode=wal")
 	}
 	pragmas := []string{"trusted_schema=0", "synchronous=full", "cache_size=-" + strconv.Itoa(cache>>10)}
-	if mode == ReadOnly {
+	if c.mode == ReadOnly {
 		pragmas = append(pragmas, "query_only=1")
 	}
 	for _, pragma := range pragmas {
 		if _, err := c.pragma(pragma); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if mode == ReadWrite {
+	if c.mode == ReadWrite {
 		for text, stmt := range map[string]**sqlite.Stmt{
 			"BEGIN IMMEDIATE": &c.begin, "COMMIT": &c.commit, "ROLLBACK": &c.rollback,
 		} {
 			if *stmt, err = conn.Prepare(text); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
 	if err := conn.SetAuthorizer(sqlite.AuthorizeFunc(c.authorize)); err != nil {
-		return nil, err
+		return err
 	}
 	// Waiting for another process's lock ends with the interrupt, not with a time-out of its own.
 	conn.SetBlockOnBusy()
 	c.interrupt = make(chan struct{})
 	conn.SetInterrupt(c.interrupt)
-	return c, nil
+	return nil
 }
 
 // pragma runs one PRAGMA and gives the first value of its answer.

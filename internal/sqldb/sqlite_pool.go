@@ -142,7 +142,8 @@ func (p *sqlitePool) getSlow(run sqliteRun) (*sqliteConn, error) {
 		if started.IsZero() {
 			started = time.Now()
 		}
-		timer := time.NewTimer(min(p.wait-time.Since(started), time.Until(run.deadline)))
+		most := min(p.wait, run.deadline.Sub(started))
+		timer := time.NewTimer(most - time.Since(started))
 		var c *sqliteConn
 		var err error
 		select {
@@ -150,7 +151,7 @@ func (p *sqlitePool) getSlow(run sqliteRun) (*sqliteConn, error) {
 		case <-run.ctx.Done():
 			err = run.ctx.Err()
 		case <-timer.C:
-			err = overloaded(p.source, time.Since(started))
+			err = overloaded(p.source, most)
 		}
 		timer.Stop()
 		p.mu.Lock()

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -112,8 +114,7 @@ func (c *sqliteConn) appendRow(r *rows, st *sqliteStmt) bool {
 			case declaredBoolean:
 				r.dst = appendBool(r.dst, v != 0)
 			case declaredDecimal:
-				r.dst = append(r.dst, '"')
-				r.dst = append(appendInt(r.dst, v), '"')
+				r.dst = append(strconv.AppendInt(append(r.dst, '"'), v, 10), '"')
 			default:
 				r.dst = appendInt(r.dst, v)
 			}
@@ -123,8 +124,7 @@ func (c *sqliteConn) appendRow(r *rows, st *sqliteStmt) bool {
 			case declaredBoolean:
 				r.dst = appendBool(r.dst, v != 0)
 			case declaredDecimal:
-				r.dst = append(r.dst, '"')
-				r.dst = append(appendFloat(r.dst, v, 64), '"')
+				r.dst = appendDecimal(r.dst, v)
 			default:
 				r.dst = appendFloat(r.dst, v, 64)
 			}
@@ -187,6 +187,14 @@ func appendDeclared(dst []byte, d declared, text []byte) []byte {
 		}
 	}
 	return appendText(dst, text)
+}
+
+// appendDecimal writes what SQLite keeps of a DECIMAL: a string, as the column's other values are.
+func appendDecimal(dst []byte, f float64) []byte {
+	if math.IsNaN(f) || math.IsInf(f, 0) {
+		return append(dst, "null"...)
+	}
+	return append(appendFloat(append(dst, '"'), f, 64), '"')
 }
 
 func appendBool(dst []byte, v bool) []byte {

@@ -1,0 +1,6 @@
+//go:build race
+
+package sqldb
+
+// raceEnabled tells that allocations are counted differently.
+const raceEnabled = true
