@@ -121,14 +121,14 @@ func TestHugeResult(t *testing.T) {
 	s := harness.Work(t, "")
 	before := s.Memory(t)
 	for range 3 {
-		for _, args := range []string{`{"n":100000,"width":1000}`, `{"n":1,"width":100000000}`} {
-			a := harness.CallModern(t, s.URL, "rows", args)
+		for tool, args := range map[string]string{"rows": `{"n":100000,"width":1000}`, "big": `{"bytes":100000000}`} {
+			a := harness.CallModern(t, s.URL, tool, args)
 			if a.Status != http.StatusOK || len(a.Body) > 4<<20 {
-				t.Fatalf("rows %s: %d bytes: %v", args, len(a.Body), a)
+				t.Fatalf("%s %s: %d bytes: %v", tool, args, len(a.Body), a)
 			}
 			truncated := a.Field("result", "structuredContent", "truncated") == true
 			if !truncated && a.Field("result", "isError") != true {
-				t.Errorf("rows %s: neither a notice nor an error: %v", args, a)
+				t.Errorf("%s %s: neither a notice nor an error: %v", tool, args, a)
 			}
 		}
 	}

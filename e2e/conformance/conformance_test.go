@@ -23,12 +23,11 @@ func TestMain(m *testing.M) { harness.Main(m) }
 var scenarios = map[string][]string{
 	"2025-11-25": {
 		"server-initialize", "ping", "server-session-lifecycle", "dns-rebinding-protection", "server-sse-multiple-streams",
-		"logging-set-level", "completion-complete", "tools-list", "resources-list", "prompts-list",
-		"resources-subscribe", "resources-unsubscribe",
+		"logging-set-level", "tools-list", "resources-list", "prompts-list",
 	},
 	"2026-07-28": {
 		"server-stateless", "caching", "http-header-validation", "dns-rebinding-protection", "server-sse-multiple-streams",
-		"completion-complete", "tools-list", "resources-list", "prompts-list", "sep-2164-resource-not-found",
+		"tools-list", "resources-list", "prompts-list", "sep-2164-resource-not-found",
 		"input-required-result-unsupported-methods",
 	},
 }

@@ -99,6 +99,14 @@ func (p *Postgres) Start() {
 	})
 }
 
+// Run runs a statement with psql.
+func (p *Postgres) Run(statement string) {
+	p.tb.Helper()
+	if out, err := p.command("psql", "-X", "-v", "ON_ERROR_STOP=1", "-d", p.URL(), "-c", statement).CombinedOutput(); err != nil {
+		p.tb.Fatalf("psql: %v\n%s", err, out)
+	}
+}
+
 // Stop stops the server at once, connections or none.
 func (p *Postgres) Stop() {
 	if p.cmd == nil {

@@ -24,6 +24,13 @@ tools:
     annotations: {readOnlyHint: true}
     timeout: 60s
     max_rows: 10000000
+  - name: big
+    source: work
+    description: Gives one value of the given number of bytes.
+    statement: SELECT hex(zeroblob(:bytes / 2)) AS data
+    parameters: [{name: bytes, type: integer, description: How many., required: true}]
+    annotations: {readOnlyHint: true}
+    timeout: 60s
   - name: long
     source: work
     description: Gives n rows of the given width, up to a bound of 64 MiB.
@@ -55,7 +62,7 @@ tools:
     annotations: {readOnlyHint: true}
 `
 
-// WorkConfig writes a configuration with tools that the demo does not have: echo, rows, long, slow, fill and
+// WorkConfig writes a configuration with tools that the demo does not have: echo, rows, big, long, slow, fill and
 // count_notes. extra is put before them: settings of their own at the top level of the file.
 func WorkConfig(tb testing.TB, extra string) (file string, env []string) {
 	tb.Helper()

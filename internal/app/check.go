@@ -24,9 +24,6 @@ func Check(ctx context.Context, file string, connect bool) (conf.Faults, error) 
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
 	loaded, faults := config.Load(file, data, os.LookupEnv)
-	if loaded == nil {
-		return faults, nil
-	}
 	told := map[string]bool{} // sources whose faults are known already: their tools are still checked
 	for _, f := range faults {
 		told[f.Path] = true

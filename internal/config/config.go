@@ -56,17 +56,13 @@ type Loaded struct {
 // Locate adds line and column to faults that know their path.
 func (l *Loaded) Locate(faults conf.Faults) conf.Faults { return l.doc.Locate(faults) }
 
-// Load reads the file's bytes. lookup gives the environment. The faults are all that can be found without the catalog;
-// Loaded is nil only where there is no document at all.
+// Load reads the file's bytes. lookup gives the environment. The faults are all that can be found without the catalog.
 func Load(file string, data []byte, lookup func(string) (string, bool)) (*Loaded, conf.Faults) {
 	doc, faults := conf.Parse(file, data, lookup)
-	if doc == nil || len(faults) > 0 {
-		return nil, faults
-	}
 	l := &Loaded{Config: Default(), doc: doc}
 	sum := sha256.Sum256(data)
 	l.Hash = hex.EncodeToString(sum[:8])
-	faults = doc.Decode(&l.Config)
+	faults = append(faults, doc.Decode(&l.Config)...)
 	return l, append(faults, doc.Locate(l.validate())...)
 }
 

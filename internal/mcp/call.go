@@ -64,6 +64,9 @@ func (c *Call) Detach() *Call {
 	for i := range d.Args {
 		d.Args[i].Text = slices.Clone(d.Args[i].Text)
 	}
+	if c.Answer != nil {
+		d.Answer = c.Answer.clone()
+	}
 	return &d
 }
 
@@ -84,8 +87,15 @@ func (c *Call) Key() []byte {
 	return c.key
 }
 
-// Reset clears the call for its next use and keeps its buffers.
+// keptKeyBytes bounds the buffer that a Call keeps for its next key.
+const keptKeyBytes = 4096
+
+// Reset clears the call for its next use, so that it keeps no request alive; its buffers stay where they are small.
 func (c *Call) Reset() {
+	clear(c.Args)
+	if cap(c.key) > keptKeyBytes {
+		c.key = nil
+	}
 	*c = Call{Args: c.Args[:0], key: c.key[:0]}
 }
 

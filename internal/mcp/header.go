@@ -16,7 +16,7 @@ const (
 func DecodeHeader(v string) (string, bool) {
 	if !strings.HasPrefix(v, sentinelStart) || !strings.HasSuffix(v, sentinelEnd) ||
 		len(v) < len(sentinelStart)+len(sentinelEnd) {
-		return v, true
+		return v, utf8.ValidString(v)
 	}
 	text, err := base64.StdEncoding.Strict().DecodeString(v[len(sentinelStart) : len(v)-len(sentinelEnd)])
 	if err != nil || !utf8.Valid(text) {

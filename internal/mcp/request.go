@@ -1,94 +1,6 @@
 package mcp
 
-import (
-	"fmt"
-	"strconv"
-)
-
-// Method is a request's or notification's method. The zero value is one that nobody knows.
-type Method uint8
-
-// The methods of all revisions.
-const (
-	MethodUnknown Method = iota
-	Initialize
-	Ping
-	ServerDiscover
-	SubscriptionsListen
-	ToolsList
-	ToolsCall
-	ResourcesList
-	ResourceTemplatesList
-	ResourcesRead
-	ResourcesSubscribe
-	ResourcesUnsubscribe
-	PromptsList
-	PromptsGet
-	CompletionComplete
-	LoggingSetLevel
-	NotificationInitialized
-	NotificationCancelled
-	NotificationProgress
-	NotificationRootsChanged
-	methodCount
-)
-
-// MethodCount is one more than the greatest Method, for arrays by method.
-const MethodCount = int(methodCount)
-
-var methodNames = [...]string{
-	"unknown", "initialize", "ping", "server/discover", "subscriptions/listen", "tools/list", "tools/call",
-	"resources/list", "resources/templates/list", "resources/read", "resources/subscribe", "resources/unsubscribe",
-	"prompts/list", "prompts/get", "completion/complete", "logging/setLevel", "notifications/initialized",
-	"notifications/cancelled", "notifications/progress", "notifications/roots/list_changed",
-}
-
-// String gives the method's name on the wire; "unknown" for MethodUnknown.
-func (m Method) String() string { return methodNames[m] }
-
-func parseMethod(name []byte) Method {
-	switch string(name) { // the compiler makes a binary search of this: faster than a map, and it allocates nothing
-	case "initialize":
-		return Initialize
-	case "ping":
-		return Ping
-	case "server/discover":
-		return ServerDiscover
-	case "subscriptions/listen":
-		return SubscriptionsListen
-	case "tools/list":
-		return ToolsList
-	case "tools/call":
-		return ToolsCall
-	case "resources/list":
-		return ResourcesList
-	case "resources/templates/list":
-		return ResourceTemplatesList
-	case "resources/read":
-		return ResourcesRead
-	case "resources/subscribe":
-		return ResourcesSubscribe
-	case "resources/unsubscribe":
-		return ResourcesUnsubscribe
-	case "prompts/list":
-		return PromptsList
-	case "prompts/get":
-		return PromptsGet
-	case "completion/complete":
-		return CompletionComplete
-	case "logging/setLevel":
-		return LoggingSetLevel
-	case "notifications/initialized":
-		return NotificationInitialized
-	case "notifications/cancelled":
-		return NotificationCancelled
-	case "notifications/progress":
-		return NotificationProgress
-	case "notifications/roots/list_changed":
-		return NotificationRootsChanged
-	}
-	return MethodUnknown
-}
+import "strconv"
 
 // MessageKind tells the three forms of a JSON-RPC message apart.
 type MessageKind uint8
@@ -125,7 +37,7 @@ type Request struct {
 	// Result and Error are the raw JSON of a KindResponse; one of them is nil.
 	Result, Error []byte
 
-	keys [][]byte // the scanner's stack, kept for the next message
+	keys []key // the scanner's stack, kept for the next message
 }
 
 // Meta is params._meta.
@@ -140,17 +52,22 @@ type Meta struct {
 	TimeoutMs          int64 // 0 where absent
 }
 
-// Reset clears the request for its next use and keeps its buffers.
+// keptKeys bounds the stack that a Request keeps for its next message, in keys: 4 KiB.
+const keptKeys = 256
+
+// Reset clears the request for its next use, so that it keeps no message alive; its stack stays where it is small.
 func (r *Request) Reset() {
-	clear(r.keys[:cap(r.keys)])
+	if cap(r.keys) > keptKeys {
+		r.keys = nil
+	}
 	*r = Request{keys: r.keys[:0]}
 }
 
 // HasArguments tells whether params carried arguments.
 func (r *Request) HasArguments() bool { return r.Arguments != nil }
 
-// Scan reads one message. The error is of CodeParse, CodeInvalidRequest or CodeInvalidParams; r.ID is set where it
-// could be read, also then.
+// Scan reads one message into r, which must be zero or Reset. The error is of CodeParse, CodeInvalidRequest or
+// CodeInvalidParams; r.ID is set where it could be read, also then. Other fields mean nothing after an error.
 func (r *Request) Scan(data []byte) *Error {
 	s := scanner{b: data, keys: r.keys[:0]}
 	fault := r.scan(&s)
@@ -162,6 +79,16 @@ func (r *Request) Scan(data []byte) *Error {
 	return fault
 }
 
+// envelope is what scan sees of the outermost object beside the fields that it keeps.
+type envelope struct {
+	version   bool
+	hasID     bool
+	goodID    bool
+	hasMethod bool   // a member of that name, of whatever type
+	badField  string // a field of params that is of the wrong type
+}
+
+// scan walks the message. A fault of the JSON is left in s.err and goes before every other.
 func (r *Request) scan(s *scanner) *Error {
 	if s.peek() != '{' {
 		if s.value() && s.end() {
@@ -170,106 +97,93 @@ func (r *Request) scan(s *scanner) *Error {
 		return nil
 	}
 	s.open()
-	var (
-		seen             map[string]struct{}
-		version, hasID   bool
-		hasMethod        bool
-		badID, badParams bool
-		badField         string
-		base             = len(s.keys)
-	)
+	var e envelope
+	base := len(s.keys)
 	for first := true; s.next(first, '}'); first = false {
-		key, ok := s.key(base, &seen)
+		name, ok := s.key()
 		if !ok {
 			return nil
 		}
-		if string(key) == "params" {
-			if s.peek() == '{' {
-				start := s.p
-				if badField = r.scanParams(s); s.err != "" {
-					return nil
-				}
-				r.Params = s.b[start:s.p]
-				continue
+		if string(name) == "params" && s.peek() == '{' {
+			start := s.p
+			if e.badField = r.scanParams(s); s.err != "" {
+				return nil
 			}
-			badParams = true
+			r.Params = s.b[start:s.p]
+			continue
 		}
 		v, ok := s.extent()
 		if !ok {
 			return nil
 		}
-		switch string(key) {
+		switch string(name) {
 		case "jsonrpc":
-			version = string(v) == `"2.0"`
+			text, _ := Text(v)
+			e.version = string(text) == "2.0"
 		case "id":
-			hasID, r.ID = true, v
-			badID = !validID(v)
+			e.hasID, e.goodID = true, validID(v)
+			r.ID = v
 		case "method":
-			if name, isText := Text(v); isText {
-				hasMethod, r.MethodName = true, name
-				r.Method = parseMethod(name)
-			} else {
-				return s.invalid("method must be a string")
-			}
+			e.hasMethod = true
+			r.MethodName, _ = Text(v)
+			r.Method = parseMethod(r.MethodName)
+		case "params":
+			e.badField = "params must be an object"
 		case "result":
 			r.Result = v
 		case "error":
 			r.Error = v
 		}
 	}
-	if s.err != "" || !s.end() {
+	if !s.leave(base) || !s.end() {
 		return nil
 	}
-	if badID {
+	return r.judge(e)
+}
+
+// judge tells whether a message that is well-formed JSON is a well-formed message, and of which kind.
+func (r *Request) judge(e envelope) *Error {
+	if e.hasID && !e.goodID {
 		id := r.ID
 		r.ID = nil
-		if hasMethod || string(id) != "null" {
+		// An error that answers no request in particular has the id null.
+		if string(id) != "null" || e.hasMethod || r.Error == nil {
 			return Errorf(CodeInvalidRequest, "id must be a string or an integer of at most %d bytes", MaxIDBytes)
 		}
 	}
 	switch {
-	case !version:
+	case !e.version:
 		return Errorf(CodeInvalidRequest, `jsonrpc must be "2.0"`)
-	case !hasMethod:
-		if r.Result == nil && r.Error == nil {
-			return Errorf(CodeInvalidRequest, "method is missing")
-		}
-		if r.Result != nil && r.Error != nil {
-			return Errorf(CodeInvalidRequest, "a response has a result or an error, not both")
-		}
-		r.Kind = KindResponse
-		return nil
+	case !e.hasMethod:
+		return r.judgeResponse()
+	case r.MethodName == nil:
+		return Errorf(CodeInvalidRequest, "method must be a string")
 	case r.Result != nil || r.Error != nil:
 		return Errorf(CodeInvalidRequest, "a request has no result and no error")
-	case !hasID:
+	case !e.hasID:
 		r.Kind = KindNotification
 	}
-	if badParams {
-		return Errorf(CodeInvalidParams, "params must be an object")
-	}
-	if badField != "" {
-		return Errorf(CodeInvalidParams, "params.%s", badField)
+	if e.badField != "" {
+		return Errorf(CodeInvalidParams, "%s", e.badField)
 	}
 	return nil
 }
 
-// invalid walks the rest of the message, so that a malformed one is told as such, and gives an invalid request.
-func (s *scanner) invalid(format string, args ...any) *Error {
-	for s.next(false, '}') {
-		s.peek()
-		if _, _, ok := s.text(); !ok || s.peek() != ':' {
-			s.fail("expected a key")
-			return nil
-		}
-		s.p++
-		if !s.value() {
-			return nil
-		}
+func (r *Request) judgeResponse() *Error {
+	switch {
+	case r.Result == nil && r.Error == nil:
+		return Errorf(CodeInvalidRequest, "method is missing")
+	case r.Result != nil && r.Error != nil:
+		return Errorf(CodeInvalidRequest, "a response has a result or an error, not both")
+	case r.Result != nil && r.ID == nil:
+		return Errorf(CodeInvalidRequest, "a result needs the id of its request")
+	case r.Result != nil && r.Result[0] != '{':
+		return Errorf(CodeInvalidRequest, "result must be an object")
+	case r.Error != nil && r.Error[0] != '{':
+		return Errorf(CodeInvalidRequest, "error must be an object")
 	}
-	if s.err != "" || !s.end() {
-		return nil
-	}
-	return &Error{Code: CodeInvalidRequest, Message: fmt.Sprintf(format, args...)}
+	r.Kind = KindResponse
+	return nil
 }
 
 // validID tells whether v, a JSON value, is an id: the specification allows strings and integers.
@@ -297,13 +211,12 @@ func (r *Request) scanParams(s *scanner) (bad string) {
 		return ""
 	}
 	base := len(s.keys)
-	var seen map[string]struct{}
 	for first := true; s.next(first, '}'); first = false {
-		key, ok := s.key(base, &seen)
+		name, ok := s.key()
 		if !ok {
 			return ""
 		}
-		if string(key) == "_meta" && s.peek() == '{' {
+		if string(name) == "_meta" && s.peek() == '{' {
 			start := s.p
 			if b := r.Meta.scan(s); b != "" {
 				bad = b
@@ -319,7 +232,7 @@ func (r *Request) scanParams(s *scanner) (bad string) {
 			return ""
 		}
 		good := true
-		switch string(key) {
+		switch string(name) {
 		case "name":
 			r.Name, good = Text(v)
 		case "uri":
@@ -336,10 +249,10 @@ func (r *Request) scanParams(s *scanner) (bad string) {
 			good = false
 		}
 		if !good {
-			bad = string(key) + " is of the wrong type"
+			bad = "params." + string(name) + " is of the wrong type"
 		}
 	}
-	s.keys = s.keys[:base]
+	s.leave(base)
 	return bad
 }
 
@@ -348,9 +261,8 @@ func (m *Meta) scan(s *scanner) (bad string) {
 		return ""
 	}
 	base := len(s.keys)
-	var seen map[string]struct{}
 	for first := true; s.next(first, '}'); first = false {
-		key, ok := s.key(base, &seen)
+		name, ok := s.key()
 		if !ok {
 			return ""
 		}
@@ -359,7 +271,7 @@ func (m *Meta) scan(s *scanner) (bad string) {
 			return ""
 		}
 		good := true
-		switch string(key) {
+		switch string(name) {
 		case "io.modelcontextprotocol/protocolVersion":
 			m.ProtocolVersion, good = Text(v)
 		case "io.modelcontextprotocol/clientCapabilities":
@@ -378,10 +290,10 @@ func (m *Meta) scan(s *scanner) (bad string) {
 			m.TimeoutMs, good = n, err == nil && n > 0
 		}
 		if !good {
-			bad = "_meta[" + strconv.Quote(string(key)) + "] is of the wrong type"
+			bad = "params._meta[" + strconv.Quote(string(name)) + "] is of the wrong type"
 		}
 	}
-	s.keys = s.keys[:base]
+	s.leave(base)
 	return bad
 }
 

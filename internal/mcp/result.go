@@ -1,6 +1,10 @@
 package mcp
 
-import "time"
+import (
+	"bytes"
+	"maps"
+	"time"
+)
 
 // CacheStatus says how a cache took part in a result.
 type CacheStatus uint8
@@ -68,6 +72,14 @@ type InputRequest struct {
 type Answer struct {
 	State     []byte            // as the handler gave it, proven to be unchanged
 	Responses map[string][]byte // encoded JSON by InputRequest.Key
+}
+
+func (a *Answer) clone() *Answer {
+	d := &Answer{State: bytes.Clone(a.State), Responses: maps.Clone(a.Responses)}
+	for k, v := range d.Responses {
+		d.Responses[k] = bytes.Clone(v)
+	}
+	return d
 }
 
 // EventKind says what changed.

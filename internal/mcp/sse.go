@@ -1,16 +1,23 @@
 package mcp
 
-import "bytes"
+import (
+	"bytes"
+	"strings"
+)
 
-// AppendEvent writes one server-sent event. id and event may be "" and are left out then; empty data is written as an
+// AppendEvent writes one server-sent event. id and event may be "" and are left out then, as is one that holds a byte
+// which would end its line or void it: they are the server's own words, and such a one is a mistake. Empty data is written as an
 // empty data line, which primes a stream's id. Line breaks in data become data lines of their own, as the standard has
 // it, so that no data can end the event or start another field.
 func AppendEvent(dst []byte, id, event string, data []byte) []byte {
-	if id != "" {
+	if id != "" && !strings.ContainsAny(id, "\r\n\x00") {
 		dst = append(append(append(dst, "id: "...), id...), '\n')
 	}
-	if event != "" {
+	if event != "" && !strings.ContainsAny(event, "\r\n") {
 		dst = append(append(append(dst, "event: "...), event...), '\n')
+	}
+	if bytes.IndexByte(data, '\n') < 0 && bytes.IndexByte(data, '\r') < 0 { // nearly always: encoded JSON has neither
+		return append(append(append(dst, "data: "...), data...), '\n', '\n')
 	}
 	for {
 		line, rest, more := data, []byte(nil), false
