@@ -1,9 +1,9 @@
 package front
 
 import (
-	"context"
 	"errors"
 	"strconv"
+	"sync"
 	"time"
 
 	"millrace/internal/mcp"
@@ -72,16 +72,19 @@ func (c *Core) handle(x *exchange, svc Service) {
 		call.Notify = x
 	}
 
-	ctx := x.ctx
+	// The user may take minutes between two rounds; only the work itself is under the tool's time limit.
+	life := x.ctx
 	if x.session != nil {
 		// A broken connection is no cancellation in legacy revisions: the client resumes, or cancels by message.
-		run, done, ok := x.session.Run(c.base, x.req.ID)
-		if !ok {
+		life = c.base
+	}
+	running := &running{}
+	if x.session != nil {
+		if !x.session.Run(x.req.ID, running) {
 			x.fail(mcp.Errorf(mcp.CodeInvalidRequest, "a request with this id is running in this session, or too many are"))
 			return
 		}
-		defer done()
-		ctx = run
+		defer x.session.Finish(x.req.ID)
 	}
 	for round := 0; ; round++ {
 		timeout := call.Policy.Timeout
@@ -92,12 +95,15 @@ func (c *Core) handle(x *exchange, svc Service) {
 		if timeout > patience {
 			x.reply.extend(call.Deadline)
 		}
-		limited, cancel := context.WithDeadlineCause(ctx, call.Deadline, errTimeout)
-		r, err := svc.Handle(limited, call)
-		if err != nil && limited.Err() != nil && errors.Is(err, limited.Err()) {
-			err = context.Cause(limited)
+		ctx := newCallContext(life, call.Deadline)
+		running.enter(ctx)
+		r, err := svc.Handle(ctx, call)
+		if err != nil {
+			if cause := ctx.Cause(); cause != nil && errors.Is(err, ctx.Err()) {
+				err = cause
+			}
 		}
-		cancel()
+		ctx.finish()
 		switch {
 		case err != nil:
 			x.failErr(err)
@@ -109,19 +115,48 @@ func (c *Core) handle(x *exchange, svc Service) {
 			x.failErr(&mcp.ToolError{Kind: "declined", Message: "The user was asked too often: nothing was changed. Try again."})
 			return
 		}
-		if call.Answer, err = c.askSession(ctx, x, r.Input); err != nil {
+		asking := newCallContext(life, time.Now().Add(askLimit))
+		running.enter(asking)
+		call.Answer, err = c.askSession(asking, x, r.Input)
+		asking.finish()
+		if err != nil {
 			x.failErr(err)
 			return
 		}
 	}
 }
 
+// running is a request of a session while it runs, whatever it does at the moment.
+type running struct {
+	mu    sync.Mutex // guards what follows
+	now   *callContext
+	cause error
+}
+
+// enter makes ctx what Cancel cancels.
+func (r *running) enter(ctx *callContext) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.now = ctx
+	if r.cause != nil {
+		ctx.Cancel(r.cause)
+	}
+}
+
+// Cancel implements session.Canceller.
+func (r *running) Cancel(cause error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cause = cause
+	if r.now != nil {
+		r.now.Cancel(cause)
+	}
+}
+
 // askSession asks a legacy client's user, over the stream of the call that needs it. Nothing is held meanwhile but the
 // connection itself.
-func (c *Core) askSession(ctx context.Context, x *exchange, in *mcp.InputRequired) (*mcp.Answer, error) {
+func (c *Core) askSession(ctx *callContext, x *exchange, in *mcp.InputRequired) (*mcp.Answer, error) {
 	answer := &mcp.Answer{State: in.State, Responses: map[string][]byte{}}
-	timer := time.NewTimer(askLimit)
-	defer timer.Stop()
 	for _, q := range in.Requests {
 		id, response, forget := x.session.Ask()
 		defer forget()
@@ -137,10 +172,11 @@ func (c *Core) askSession(ctx context.Context, x *exchange, in *mcp.InputRequire
 				return nil, &mcp.ToolError{Kind: "declined", Message: "The client could not ask its user: nothing was changed."}
 			}
 			answer.Responses[q.Key] = r
-		case <-timer.C:
-			return nil, &mcp.ToolError{Kind: "declined", Message: "The user did not answer in time: nothing was changed."}
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			if errors.Is(ctx.Cause(), errTimeout) {
+				return nil, &mcp.ToolError{Kind: "declined", Message: "The user did not answer in time: nothing was changed."}
+			}
+			return nil, ctx.Cause()
 		case <-c.draining:
 			return nil, &mcp.ToolError{Kind: "declined", Message: "The server is stopping: nothing was changed. Try again."}
 		}

@@ -109,15 +109,14 @@ func (c *Core) listen(x *exchange) {
 		x.fail(mcp.Errorf(mcp.CodeInvalidRequest, "subscriptions/listen needs an event stream: list text/event-stream in Accept"))
 		return
 	}
-	ctx := x.ctx
+	ctx, cancel := context.WithCancel(x.ctx)
+	defer cancel()
 	if x.session != nil { // stdio: notifications/cancelled ends it
-		run, done, ok := x.session.Run(x.ctx, x.req.ID)
-		if !ok {
+		if !x.session.Run(x.req.ID, cancelFunc(cancel)) {
 			x.fail(mcp.Errorf(mcp.CodeInvalidRequest, "a request with this id is running"))
 			return
 		}
-		defer done()
-		ctx = run
+		defer x.session.Finish(x.req.ID)
 	}
 	for !f.empty() {
 		events, next, lost, more := c.Hub.Since(at)
@@ -144,6 +143,11 @@ func (c *Core) listen(x *exchange) {
 	meta := append([]byte(`"io.modelcontextprotocol/subscriptionId":`), x.req.ID...)
 	x.result(mcp.Result{Meta: meta})
 }
+
+// cancelFunc is a session.Canceller.
+type cancelFunc func()
+
+func (f cancelFunc) Cancel(error) { f() }
 
 // json gives the honoured subset of what was asked for.
 func (f *filter) json() []byte {

@@ -88,7 +88,7 @@ type Session struct {
 	mu       sync.Mutex // guards what follows
 	isEnded  bool
 	open     int // streams that are attached: a session with one does not idle out
-	running  map[string]context.CancelCauseFunc
+	running  map[string]Canceller
 	asked    map[string]chan []byte
 	askedSeq uint64
 	watched  map[string]struct{}
@@ -140,36 +140,38 @@ var (
 	ErrSessionEnded = errors.New("the session has ended")
 )
 
-// Run notes a request as running, so that the client can cancel it by its id. done must be called at its end. It is
+// Canceller is a running request that can be cancelled.
+type Canceller interface{ Cancel(cause error) }
+
+// Run notes a request as running, so that the client can cancel it by its id; Finish must be called at its end. It is
 // false for an id that is running already, and for too many.
-func (s *Session) Run(ctx context.Context, id []byte) (run context.Context, done func(), ok bool) {
-	run, cancel := context.WithCancelCause(ctx)
-	key := string(id)
+func (s *Session) Run(id []byte, c Canceller) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, twice := s.running[key]; twice || len(s.running) >= mostRunning || s.isEnded {
-		cancel(nil)
-		return nil, nil, false
+	if _, twice := s.running[string(id)]; twice || len(s.running) >= mostRunning || s.isEnded {
+		return false
 	}
 	if s.running == nil {
-		s.running = map[string]context.CancelCauseFunc{}
+		s.running = map[string]Canceller{}
 	}
-	s.running[key] = cancel
-	return run, func() {
-		s.mu.Lock()
-		delete(s.running, key)
-		s.mu.Unlock()
-		cancel(nil)
-	}, true
+	s.running[string(id)] = c
+	return true
+}
+
+// Finish ends what Run began.
+func (s *Session) Finish(id []byte) {
+	s.mu.Lock()
+	delete(s.running, string(id))
+	s.mu.Unlock()
 }
 
 // Cancel cancels a running request; an unknown id is no fault: it may have just ended.
 func (s *Session) Cancel(id []byte) {
 	s.mu.Lock()
-	cancel := s.running[string(id)]
+	c := s.running[string(id)]
 	s.mu.Unlock()
-	if cancel != nil {
-		cancel(ErrCancelled)
+	if c != nil {
+		c.Cancel(ErrCancelled)
 	}
 }
 
@@ -294,8 +296,8 @@ func (s *Session) end() {
 		return
 	}
 	s.isEnded = true
-	for _, cancel := range s.running {
-		cancel(ErrSessionEnded)
+	for _, c := range s.running {
+		c.Cancel(ErrSessionEnded)
 	}
 	close(s.ended)
 	s.log.end()
