@@ -15,8 +15,8 @@ import (
 type sqliteSource struct {
 	name    string
 	cfg     Config
-	readers *sqlitePool
-	writer  *sqlitePool
+	readers *pool[*sqliteConn]
+	writer  *pool[*sqliteConn]
 
 	mu      sync.Mutex     // guards what follows
 	numbers map[string]int // of the statements, by SQL text: one text is prepared once on each connection
@@ -29,9 +29,9 @@ type sqliteSource struct {
 
 func newSQLite(name string, cfg Config, log *slog.Logger) *sqliteSource {
 	s := &sqliteSource{name: name, cfg: cfg, numbers: map[string]int{}, log: log}
-	s.readers = newSQLitePool(name, "reader", cfg.Pool, func() (*sqliteConn, error) { return s.open(ReadOnly) })
+	s.readers = newPool(name, "reader", cfg.Pool, func(context.Context, time.Time) (*sqliteConn, error) { return s.open(ReadOnly) })
 	one := PoolConfig{Size: 1, Wait: cfg.Pool.Wait}
-	s.writer = newSQLitePool(name, "writer", one, func() (*sqliteConn, error) { return s.open(ReadWrite) })
+	s.writer = newPool(name, "writer", one, func(context.Context, time.Time) (*sqliteConn, error) { return s.open(ReadWrite) })
 	return s
 }
 

@@ -31,6 +31,8 @@ const openWait = time.Second
 
 // sqliteConn is one connection with its prepared statements. It belongs to whoever got it from the pool.
 type sqliteConn struct {
+	place
+
 	conn  *sqlite.Conn
 	mode  Mode
 	stmts []*sqliteStmt // by sqliteQuery.number; nil where not prepared yet
@@ -46,10 +48,6 @@ type sqliteConn struct {
 	// interrupt stops what runs when it is closed. The wrapper needs a goroutine for each channel, so one channel serves
 	// until it has been used.
 	interrupt chan struct{}
-
-	slot  int       // in the pool
-	run   sqliteRun // guarded by the pool's mu
-	cause stopCause // guarded by the pool's mu
 }
 
 // sqliteStmt is a prepared statement and its columns.
@@ -136,7 +134,10 @@ func (c *sqliteConn) pragma(text string) (string, error) {
 	return stmt.ColumnText(0), nil
 }
 
-// renew makes the connection usable after an interrupt. When it returns, the old interrupt can strike no more.
+// stop implements pooled.
+func (c *sqliteConn) stop() { close(c.interrupt) }
+
+// renew implements pooled. Changing the channel waits for the goroutine of the old one.
 func (c *sqliteConn) renew() {
 	c.interrupt = make(chan struct{})
 	c.conn.SetInterrupt(c.interrupt)

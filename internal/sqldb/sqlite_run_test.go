@@ -365,11 +365,11 @@ func TestSQLiteDiskFull(t *testing.T) {
 	}
 	// The pragma is ours: the authorizer would refuse it from a tool.
 	was := s.writer.open
-	s.writer.open = func() (*sqliteConn, error) {
+	s.writer.open = func(ctx context.Context, deadline time.Time) (*sqliteConn, error) {
 		opened := s.opened
 		s.opened = nil
 		defer func() { s.opened = opened }()
-		c, err := was()
+		c, err := was(ctx, deadline)
 		if err != nil {
 			return nil, err
 		}

@@ -30,29 +30,30 @@ const (
 	stopTimeout
 )
 
-// sqlitePool hands out connections, always the idle one that was opened first: few connections then carry the whole load,
-// and these have the larger page caches (see hotCache). Callers that find none wait in line.
+// pool hands out a source's connections of one role, always the idle one that was opened first: few connections then
+// carry the whole load, and in SQLite these have the larger page caches (see hotCache). Callers that find none wait in
+// line.
 //
 // A timer or goroutine for each call would cost as much as the statement itself, so one goroutine looks at all the
 // connections in use every watchEvery, and lives only while there are any.
-type sqlitePool struct {
+type pool[C pooled] struct {
 	source   string
 	role     string
 	size     int
 	overflow int
 	wait     time.Duration
-	open     func() (*sqliteConn, error)
+	open     func(ctx context.Context, deadline time.Time) (C, error)
 
 	stop chan struct{} // closed by close
 	wg   sync.WaitGroup
 
-	mu       sync.Mutex // guards what follows, and run and cause of every connection
-	all      []*sqliteConn
-	slots    []*sqliteConn // by sqliteConn.slot; nil where none is open
-	free     []uint64      // one bit for each slot: its connection is idle
-	idle     int           // of the bits that are set
+	mu       sync.Mutex // guards what follows, and the place of every connection
+	all      []C
+	slots    []C      // by place.slot; nil where none is open
+	free     []uint64 // one bit for each slot: its connection is idle
+	idle     int      // of the bits that are set
 	opening  int
-	waiters  []*sqliteWaiter
+	waiters  []*waiter[C]
 	watching bool
 	closed   bool
 	empty    chan struct{} // closed when closed and nothing is open
@@ -61,33 +62,54 @@ type sqlitePool struct {
 	waitTime  time.Duration
 }
 
-// sqliteRun is what one use of a connection is bound by.
-type sqliteRun struct {
+// pooled is a connection as the pool sees it. It embeds a place.
+type pooled interface {
+	comparable
+	state() *place
+	// stop makes what runs on the connection end soon. It is called at most once in each use, by another goroutine than
+	// the user's, and must not block.
+	stop()
+	// renew makes the connection fit for use after a stop. When it returns, the stop can strike no more.
+	renew()
+	close()
+}
+
+// place is a connection's standing in its pool. Its fields are guarded by the pool's mu.
+type place struct {
+	slot  int
+	run   lease
+	cause stopCause
+}
+
+func (p *place) state() *place { return p }
+
+// lease is what one use of a connection is bound by.
+type lease struct {
 	ctx      context.Context // nil while the connection is idle
 	deadline time.Time
 }
 
-type sqliteWaiter struct {
-	run  sqliteRun
-	conn chan *sqliteConn // gets a connection, or nil: there is room to open one, or the pool is closed
+type waiter[C pooled] struct {
+	run  lease
+	conn chan C // gets a connection, or the zero C: there is room to open one, or the pool is closed
 }
 
-func newSQLitePool(source, role string, cfg PoolConfig, open func() (*sqliteConn, error)) *sqlitePool {
+func newPool[C pooled](source, role string, cfg PoolConfig, open func(context.Context, time.Time) (C, error)) *pool[C] {
 	most := cfg.Size + cfg.Overflow
-	return &sqlitePool{
+	return &pool[C]{
 		source: source, role: role, size: cfg.Size, overflow: cfg.Overflow, wait: cfg.Wait.Std(), open: open,
-		slots: make([]*sqliteConn, most), free: make([]uint64, (most+63)/64),
+		slots: make([]C, most), free: make([]uint64, (most+63)/64),
 		stop: make(chan struct{}), empty: make(chan struct{}),
 	}
 }
 
 // get gives a connection that is interrupted when ctx is done or the deadline passes. put must follow.
-func (p *sqlitePool) get(ctx context.Context, deadline time.Time) (*sqliteConn, error) {
-	run := sqliteRun{ctx, deadline}
+func (p *pool[C]) get(ctx context.Context, deadline time.Time) (C, error) {
+	run := lease{ctx, deadline}
 	p.mu.Lock()
 	if p.idle > 0 && !p.closed {
 		c := p.takeIdle()
-		c.run = run
+		c.state().run = run
 		p.watch()
 		p.mu.Unlock()
 		return c, nil
@@ -96,7 +118,7 @@ func (p *sqlitePool) get(ctx context.Context, deadline time.Time) (*sqliteConn, 
 }
 
 // takeIdle takes the idle connection with the lowest slot. p.mu is locked.
-func (p *sqlitePool) takeIdle() *sqliteConn {
+func (p *pool[C]) takeIdle() C {
 	for i, word := range p.free {
 		if word != 0 {
 			bit := bits.TrailingZeros64(word)
@@ -109,32 +131,36 @@ func (p *sqlitePool) takeIdle() *sqliteConn {
 }
 
 // add gives a new connection the lowest slot without one. p.mu is locked.
-func (p *sqlitePool) add(c *sqliteConn) {
-	c.slot = slices.Index(p.slots, nil)
-	p.slots[c.slot] = c
+func (p *pool[C]) add(c C) {
+	var none C
+	i := slices.Index(p.slots, none)
+	c.state().slot = i
+	p.slots[i] = c
 	p.all = append(p.all, c)
 }
 
 // remove forgets connections that have been closed. p.mu is locked.
-func (p *sqlitePool) remove(c *sqliteConn) {
-	p.slots[c.slot] = nil
-	p.all = slices.DeleteFunc(p.all, func(o *sqliteConn) bool { return o == c })
+func (p *pool[C]) remove(c C) {
+	var none C
+	p.slots[c.state().slot] = none
+	p.all = slices.DeleteFunc(p.all, func(o C) bool { return o == c })
 }
 
 // getSlow opens a connection or waits for one. p.mu is locked, and unlocked on return.
-func (p *sqlitePool) getSlow(run sqliteRun) (*sqliteConn, error) {
+func (p *pool[C]) getSlow(run lease) (C, error) {
+	var none C
 	started := time.Time{}
 	for {
 		if p.closed {
 			p.mu.Unlock()
-			return nil, unavailable(p.source, errClosed)
+			return none, unavailable(p.source, errClosed)
 		}
 		if len(p.all)+p.opening < p.size+p.overflow {
 			p.opening++
 			p.mu.Unlock()
 			return p.openOne(run)
 		}
-		w := &sqliteWaiter{run: run, conn: make(chan *sqliteConn, 1)}
+		w := &waiter[C]{run: run, conn: make(chan C, 1)}
 		p.waiters = append(p.waiters, w)
 		p.waitCount++
 		p.mu.Unlock()
@@ -144,7 +170,7 @@ func (p *sqlitePool) getSlow(run sqliteRun) (*sqliteConn, error) {
 		}
 		most := min(p.wait, run.deadline.Sub(started))
 		timer := time.NewTimer(most - time.Since(started))
-		var c *sqliteConn
+		var c C
 		var err error
 		select {
 		case c = <-w.conn:
@@ -162,57 +188,57 @@ func (p *sqlitePool) getSlow(run sqliteRun) (*sqliteConn, error) {
 				p.mu.Unlock()
 			} else {
 				p.mu.Unlock()
-				if c = <-w.conn; c != nil { // handed over at the same moment
+				if c = <-w.conn; c != none { // handed over at the same moment
 					p.put(c, false)
 				} else {
 					p.pass()
 				}
 			}
-			return nil, err
+			return none, err
 		}
-		if c != nil {
+		if c != none {
 			p.mu.Unlock()
 			return c, nil
 		}
 	}
 }
 
-func (p *sqlitePool) openOne(run sqliteRun) (*sqliteConn, error) {
-	c, err := p.open()
+func (p *pool[C]) openOne(run lease) (C, error) {
+	c, err := p.open(run.ctx, run.deadline)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.opening--
 	if err != nil {
 		p.wakeOne()
 		p.emptied()
-		return nil, err
+		return c, err
 	}
 	p.add(c)
-	c.run = run
+	c.state().run = run
 	p.watch()
 	return c, nil
 }
 
 // put takes a connection back; a broken one is closed.
-func (p *sqlitePool) put(c *sqliteConn, broken bool) {
+func (p *pool[C]) put(c C, broken bool) {
 	p.mu.Lock()
-	c.run = sqliteRun{}
-	if c.cause != stopNone && !broken {
+	c.state().run = lease{}
+	if c.state().cause != stopNone && !broken {
 		p.mu.Unlock()
 		c.renew()
 		p.mu.Lock()
-		c.cause = stopNone
+		c.state().cause = stopNone
 	}
 	if len(p.waiters) > 0 && !broken {
 		w := p.waiters[0]
 		p.waiters = slices.Delete(p.waiters, 0, 1)
-		c.run = w.run
+		c.state().run = w.run
 		w.conn <- c
 		p.mu.Unlock()
 		return
 	}
 	if !broken && !p.closed && len(p.all) <= p.size {
-		p.free[c.slot/64] |= 1 << (c.slot % 64)
+		p.free[c.state().slot/64] |= 1 << (c.state().slot % 64)
 		p.idle++
 		p.mu.Unlock()
 		return
@@ -227,53 +253,54 @@ func (p *sqlitePool) put(c *sqliteConn, broken bool) {
 }
 
 // pass gives on to the next in line the room that the caller was offered and does not use.
-func (p *sqlitePool) pass() {
+func (p *pool[C]) pass() {
 	p.mu.Lock()
 	p.wakeOne()
 	p.mu.Unlock()
 }
 
 // wakeOne lets the first in line try to open a connection. p.mu is locked.
-func (p *sqlitePool) wakeOne() {
+func (p *pool[C]) wakeOne() {
 	if len(p.waiters) > 0 {
 		w := p.waiters[0]
 		p.waiters = slices.Delete(p.waiters, 0, 1)
-		w.conn <- nil
+		var none C
+		w.conn <- none
 	}
 }
 
 // extend gives a connection in use a new time that no cancel cuts short: a commit or rollback is not to be interrupted. It
 // tells why the statement had been stopped, if it had.
-func (p *sqlitePool) extend(c *sqliteConn) stopCause {
+func (p *pool[C]) extend(c C) stopCause {
 	p.mu.Lock()
-	c.run = sqliteRun{context.Background(), time.Now().Add(commitGrace)}
-	cause := c.cause
+	c.state().run = lease{context.Background(), time.Now().Add(commitGrace)}
+	cause := c.state().cause
 	p.mu.Unlock()
 	if cause != stopNone {
 		c.renew()
 		p.mu.Lock()
-		c.cause = stopNone
+		c.state().cause = stopNone
 		p.mu.Unlock()
 	}
 	return cause
 }
 
 // stopped tells why a connection in use was interrupted.
-func (p *sqlitePool) stopped(c *sqliteConn) stopCause {
+func (p *pool[C]) stopped(c C) stopCause {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return c.cause
+	return c.state().cause
 }
 
 // watch makes sure that the connections in use are looked at. p.mu is locked.
-func (p *sqlitePool) watch() {
+func (p *pool[C]) watch() {
 	if !p.watching {
 		p.watching = true
 		p.wg.Go(p.watchLoop)
 	}
 }
 
-func (p *sqlitePool) watchLoop() {
+func (p *pool[C]) watchLoop() {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
 	for quiet := 0; ; {
@@ -298,30 +325,30 @@ func (p *sqlitePool) watchLoop() {
 }
 
 // look interrupts what has run out of time or is no longer wanted. p.mu is locked.
-func (p *sqlitePool) look(now time.Time) (busy bool) {
+func (p *pool[C]) look(now time.Time) (busy bool) {
 	for _, c := range p.all {
-		if c.run.ctx == nil {
+		if c.state().run.ctx == nil {
 			continue
 		}
 		busy = true
-		if c.cause != stopNone {
+		if c.state().cause != stopNone {
 			continue
 		}
 		switch {
-		case c.run.ctx.Err() != nil:
-			c.cause = stopCancel
-		case now.After(c.run.deadline):
-			c.cause = stopTimeout
+		case c.state().run.ctx.Err() != nil:
+			c.state().cause = stopCancel
+		case now.After(c.state().run.deadline):
+			c.state().cause = stopTimeout
 		default:
 			continue
 		}
-		close(c.interrupt)
+		c.stop()
 	}
 	return busy
 }
 
 // emptied ends close's waiting when it can. p.mu is locked.
-func (p *sqlitePool) emptied() {
+func (p *pool[C]) emptied() {
 	if p.closed && len(p.all) == 0 && p.opening == 0 {
 		select {
 		case <-p.empty:
@@ -332,7 +359,7 @@ func (p *sqlitePool) emptied() {
 }
 
 // close refuses whoever comes or waits, waits for the connections in use and closes all.
-func (p *sqlitePool) close() {
+func (p *pool[C]) close() {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -341,7 +368,7 @@ func (p *sqlitePool) close() {
 	}
 	p.closed = true
 	close(p.stop)
-	var idle []*sqliteConn
+	var idle []C
 	for p.idle > 0 {
 		idle = append(idle, p.takeIdle())
 	}
@@ -362,7 +389,7 @@ func (p *sqlitePool) close() {
 	p.wg.Wait()
 }
 
-func (p *sqlitePool) stats() PoolStats {
+func (p *pool[C]) stats() PoolStats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return PoolStats{
