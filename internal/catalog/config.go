@@ -78,7 +78,7 @@ type Resource struct {
 	Description   string        `yaml:"description" desc:"What it holds."`
 	MimeType      string        `yaml:"mimeType" desc:"The type of its content; rows are application/json."`
 	Source        string        `yaml:"source" desc:"One of sources: where the statement runs."`
-	Statement     string        `yaml:"statement" expand:"none" desc:"One reading SQL statement; the template's variables are its parameters. No row means not found."`
+	Statement     string        `yaml:"statement" expand:"none" desc:"One reading SQL statement; the template's variables are its parameters. From a template, no row means not found."`
 	Parameters    []Parameter   `yaml:"parameters" desc:"Types and bounds of the template's variables; a string where absent."`
 	Cache         *CachePolicy  `yaml:"cache" desc:"Serve it from the cache, and let clients keep it as long."`
 	Timeout       conf.Duration `yaml:"timeout" desc:"How long a read may take."`

@@ -41,7 +41,7 @@ func (r *resource) read(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
 	if err != nil {
 		return mcp.Result{}, err
 	}
-	if string(out) == noRows {
+	if r.template != nil && string(out) == noRows {
 		return mcp.Result{}, notFound(uri)
 	}
 	rows := len(out)
