@@ -22,8 +22,10 @@ type file struct {
 	}
 	Tools     []tool
 	Resources []struct {
+		URI         string `yaml:"uri"`
 		URITemplate string `yaml:"uriTemplate"`
 		Name        string
+		Description string
 		Source      string
 		Statement   string
 		MimeType    string `yaml:"mimeType"`
@@ -48,10 +50,7 @@ type tool struct {
 		Idempotent  *bool `yaml:"idempotentHint"`
 		Destructive *bool `yaml:"destructiveHint"`
 	}
-	Cache *struct {
-		TTL, Scope string
-		Tags       []string
-	}
+	Cache *struct{ TTL, Scope string }
 }
 
 type parameter struct {
@@ -73,7 +72,7 @@ func read(t *testing.T) (f file, statements map[string]string) {
 		statements[tool.Name] = tool.Statement
 	}
 	for _, r := range f.Resources {
-		statements[r.URITemplate] = r.Statement
+		statements[r.URI+r.URITemplate] = r.Statement
 	}
 	for _, p := range f.Prompts {
 		for _, a := range p.Arguments {
