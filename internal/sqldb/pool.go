@@ -347,6 +347,26 @@ func (p *pool[C]) look(now time.Time) (busy bool) {
 	return busy
 }
 
+// flush closes the connections that are idle: when one has died, so have the others that were open then.
+func (p *pool[C]) flush() {
+	p.mu.Lock()
+	var idle []C
+	for p.idle > 0 {
+		idle = append(idle, p.takeIdle())
+	}
+	p.mu.Unlock()
+	for _, c := range idle {
+		c.close()
+	}
+	p.mu.Lock()
+	for _, c := range idle {
+		p.remove(c)
+		p.wakeOne()
+	}
+	p.emptied()
+	p.mu.Unlock()
+}
+
 // emptied ends close's waiting when it can. p.mu is locked.
 func (p *pool[C]) emptied() {
 	if p.closed && len(p.all) == 0 && p.opening == 0 {

@@ -1,12 +1,291 @@
 package sqldb
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"millrace/internal/conf"
 )
 
-func parsePostgresURL(conf.Secret) (any, error) { return nil, nil }
+// connectLimit is how long opening one connection may take; closeLimit how long saying goodbye.
+const (
+	connectLimit = 5 * time.Second
+	closeLimit   = time.Second
+)
 
-func newPostgres(string, Config, *slog.Logger) (Source, error) { return nil, errors.New("not yet") }
+// maxMessage bounds one message of the server, and with it one row in memory.
+const maxMessage = 64 << 20
+
+// parsePostgresURL reads a connection URL. Its error must not be shown: it may hold the password.
+func parsePostgresURL(url conf.Secret) (*pgconn.Config, error) {
+	return pgconn.ParseConfig(url.Reveal())
+}
+
+// postgresSource is one PostgreSQL server. Reads and writes share its pool.
+type postgresSource struct {
+	name   string
+	cfg    Config
+	config *pgconn.Config
+	pool   *pool[*pgConn]
+	log    *slog.Logger
+
+	mu      sync.Mutex        // guards what follows
+	numbers map[string]int    // of the statements, by SQL text: one text is prepared once on each connection
+	types   map[uint32]pgType // the server's own types, by OID
+	down    bool              // the last attempt to connect failed: logged once
+}
+
+func newPostgres(name string, cfg Config, log *slog.Logger) (Source, error) {
+	config, err := parsePostgresURL(cfg.Postgres.Primary)
+	if err != nil {
+		return nil, fmt.Errorf("source %q: postgres.primary is not a connection URL; write postgres://user:password@host:5432/database", name)
+	}
+	maps.Copy(config.RuntimeParams, map[string]string{
+		"application_name": "millrace", "client_encoding": "UTF8", "DateStyle": "ISO, MDY", "TimeZone": "UTC", "IntervalStyle": "postgres",
+		"extra_float_digits": "1",
+	})
+	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		f := pgproto3.NewFrontend(r, w)
+		f.SetMaxBodyLen(maxMessage)
+		return f
+	}
+	s := &postgresSource{name: name, cfg: cfg, config: config, log: log, numbers: map[string]int{}, types: map[uint32]pgType{}}
+	s.pool = newPool(name, "primary", cfg.Pool, s.open)
+	return s, nil
+}
+
+// pgConn is one connection with its prepared statements. It belongs to whoever got it from the pool.
+type pgConn struct {
+	place
+
+	conn      *pgconn.PgConn
+	stmts     []*pgStmt // by pgQuery.number; nil where not prepared yet
+	control   [4]*pgconn.StatementDescription
+	notice    func(severity, message string) // of the run
+	cancelled chan struct{}                  // closed when a cancel request is through; nil where there was none
+	values    [][]byte                       // of the run's parameters
+	buf       []byte                         // what values point into
+}
+
+// The statements of our own on every connection.
+const (
+	controlBeginRead = iota
+	controlBeginWrite
+	controlCommit
+	controlRollback
+)
+
+var controlSQL = [...]string{
+	controlBeginRead: "BEGIN TRANSACTION READ ONLY", controlBeginWrite: "BEGIN TRANSACTION READ WRITE",
+	controlCommit: "COMMIT", controlRollback: "ROLLBACK",
+}
+
+// open connects. ctx does not reach the server's handshake: the pool's caller may leave, and the connection serves the
+// next one.
+func (s *postgresSource) open(_ context.Context, deadline time.Time) (*pgConn, error) {
+	limit := time.Now().Add(connectLimit)
+	if deadline.Before(limit) {
+		limit = deadline
+	}
+	ctx, cancel := context.WithDeadline(context.Background(), limit)
+	defer cancel()
+	c := &pgConn{}
+	config := s.config.Copy()
+	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if c.notice != nil {
+			c.notice(n.SeverityUnlocalized, n.Message)
+		}
+	}
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err == nil {
+		c.conn = conn
+		for i, sql := range controlSQL {
+			if c.control[i], err = conn.Prepare(ctx, "millrace_"+strconv.Itoa(i), sql, nil); err != nil {
+				c.close()
+				break
+			}
+		}
+	}
+	s.mu.Lock()
+	was := s.down
+	s.down = err != nil
+	s.mu.Unlock()
+	switch {
+	case err != nil && !was:
+		s.log.Error("database is not available", "source", s.name, "err", connectFailure(err))
+	case err == nil && was:
+		s.log.Info("database is available again", "source", s.name)
+	}
+	if err != nil {
+		return nil, unavailable(s.name, connectFailure(err))
+	}
+	return c, nil
+}
+
+// connectFailure is what of a failed connection may be shown: pgconn's own text names user and database, and the server's
+// could name more.
+func connectFailure(err error) error {
+	var server *pgconn.PgError
+	if errors.As(err, &server) {
+		return fmt.Errorf("the server refused the connection (SQLSTATE %s)", server.Code)
+	}
+	var netErr interface{ Timeout() bool }
+	if errors.As(err, &netErr) && netErr.Timeout() {
+		return errors.New("the server did not answer in time")
+	}
+	return errors.New("the server cannot be reached")
+}
+
+// stop implements pooled: it asks the server to end what runs.
+func (c *pgConn) stop() {
+	done := make(chan struct{})
+	c.cancelled = done
+	go func() { // ends by its own limit; renew and close wait for it
+		defer close(done)
+		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
+		defer cancel()
+		if c.conn.CancelRequest(ctx) != nil {
+			// The server cannot be reached: nobody would ever answer on the connection either.
+			_ = c.conn.Conn().SetDeadline(time.Now())
+			return
+		}
+		// A server that has gone silent after all gets no more than this.
+		_ = c.conn.Conn().SetReadDeadline(time.Now().Add(closeLimit))
+	}()
+}
+
+// renew implements pooled.
+func (c *pgConn) renew() {
+	if c.cancelled != nil {
+		<-c.cancelled
+		c.cancelled = nil
+		_ = c.conn.Conn().SetDeadline(time.Time{})
+	}
+}
+
+func (c *pgConn) close() {
+	if c.cancelled != nil {
+		<-c.cancelled
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
+	defer cancel()
+	_ = c.conn.Close(ctx)
+}
+
+// Compile implements Source. Statements of one text share their prepared statements, so that a reload adds none.
+func (s *postgresSource) Compile(spec Spec) (Query, error) {
+	st, faults := parse(spec.Text, dialectPostgres, spec.Params, spec.Mode)
+	if err := faults.Err(); err != nil {
+		return nil, err
+	}
+	q := &pgQuery{source: s, spec: spec, statement: st}
+	q.span, q.limit = queryTimeout(s.cfg.QueryTimeout.Std(), spec.Timeout)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	number, ok := s.numbers[st.sql]
+	if !ok {
+		number = len(s.numbers)
+		s.numbers[st.sql] = number
+	}
+	q.number = number
+	return q, nil
+}
+
+// Ping implements Source.
+func (s *postgresSource) Ping(ctx context.Context) error {
+	c, err := s.pool.get(ctx, time.Now().Add(min(s.cfg.QueryTimeout.Std(), connectLimit)))
+	if err != nil {
+		return err
+	}
+	err = c.run(controlRollback)
+	s.pool.put(c, c.conn.IsClosed() || s.pool.stopped(c) != stopNone)
+	if err != nil {
+		s.pool.flush()
+		return unavailable(s.name, errors.New("the connection broke"))
+	}
+	return nil
+}
+
+// Stats implements Source.
+func (s *postgresSource) Stats() []PoolStats { return []PoolStats{s.pool.stats()} }
+
+// Close implements Source.
+func (s *postgresSource) Close() error {
+	s.pool.close()
+	return nil
+}
+
+// run executes one of our own statements.
+func (c *pgConn) run(control int) error {
+	_, err := c.conn.ExecStatement(context.Background(), c.control[control], nil, nil, nil).Close()
+	return err
+}
+
+// pgStmt is a prepared statement with its columns.
+type pgStmt struct {
+	description *pgconn.StatementDescription
+	columns     []pgColumn
+	formats     []int16 // of the results: text, but bytes come as they are
+}
+
+type pgColumn struct {
+	name   string
+	prefix []byte
+	typ    pgType
+}
+
+// stmt gives the query's prepared statement, preparing it on its first use here.
+func (c *pgConn) stmt(ctx context.Context, q *pgQuery) (*pgStmt, error) {
+	if q.number < len(c.stmts) {
+		if st := c.stmts[q.number]; st != nil {
+			return st, nil
+		}
+	}
+	description, err := c.conn.Prepare(ctx, "millrace_q"+strconv.Itoa(q.number), q.statement.sql, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := q.source.learnTypes(ctx, c.conn, description); err != nil {
+		return nil, err
+	}
+	st := &pgStmt{description: description, formats: make([]int16, len(description.Fields))}
+	seen := map[string]bool{}
+	for i, f := range description.Fields {
+		if seen[f.Name] {
+			_ = c.conn.Deallocate(ctx, description.Name)
+			return nil, fmt.Errorf("two columns are called %q; give one of them another name with AS", f.Name)
+		}
+		seen[f.Name] = true
+		column := pgColumn{f.Name, columnPrefix(i, f.Name), q.source.typeOf(f.DataTypeOID)}
+		if column.typ.kind == pgBytes {
+			st.formats[i] = 1
+		}
+		st.columns = append(st.columns, column)
+	}
+	if n := q.number + 1 - len(c.stmts); n > 0 {
+		c.stmts = slices.Grow(c.stmts, n)[:q.number+1]
+	}
+	c.stmts[q.number] = st
+	return st, nil
+}
+
+// forget drops a prepared statement that no longer fits the tables.
+func (c *pgConn) forget(q *pgQuery) {
+	if q.number < len(c.stmts) && c.stmts[q.number] != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
+		defer cancel()
+		_ = c.conn.Deallocate(ctx, c.stmts[q.number].description.Name)
+		c.stmts[q.number] = nil
+	}
+}

@@ -1,0 +1,341 @@
+package sqldb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"millrace/internal/mcp"
+)
+
+// drainRows is how many rows of a truncated result are read to its end; behind more the connection is given up, which
+// costs less than reading what nobody wants.
+const drainRows = 1000
+
+// pgQuery is a compiled statement on a PostgreSQL source.
+type pgQuery struct {
+	source    *postgresSource
+	spec      Spec
+	statement statement
+	number    int // index of its prepared statement on every connection
+	span      time.Duration
+	limit     limit
+}
+
+// The states in PostgreSQL's own words (SQLSTATE) that matter here.
+const (
+	stateFeatureNotSupported = "0A000" // cached plan must not change result type
+	stateUnknownStatement    = "26000"
+	stateCancelled           = "57014"
+	stateReadOnly            = "25006"
+	stateSerialization       = "40001"
+	stateDeadlock            = "40P01"
+)
+
+// Run implements Query.
+func (q *pgQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]byte, Outcome, error) {
+	if err := ctx.Err(); err != nil {
+		return dst, Outcome{}, err
+	}
+	if len(x.Args) != len(q.spec.Params) {
+		return dst, Outcome{}, fmt.Errorf("%s: %d arguments for %d parameters", q.spec.Name, len(x.Args), len(q.spec.Params))
+	}
+	b := runBounds(q.span, q.limit, x)
+	for try := 0; ; try++ {
+		out, outcome, again, err := q.attempt(ctx, dst, x, &b)
+		// Tried again unseen, and once: a plan that the tables have outgrown, and a connection that had died while idle.
+		// Nothing has been committed in either case.
+		if err == nil || !again || try > 0 || ctx.Err() != nil {
+			return out, outcome, err
+		}
+	}
+}
+
+// attempt is one run on one connection. again tells that nothing happened and another try may do better.
+func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *bounds) (out []byte, outcome Outcome, again bool, err error) {
+	pool := q.source.pool
+	c, err := pool.get(ctx, b.deadline)
+	if err != nil {
+		return dst, outcome, false, err
+	}
+	c.notice = x.Notice
+	broken := false
+	defer func() {
+		c.notice = nil
+		// A cancel that was sent may still strike: who was stopped gives the connection up.
+		pool.put(c, broken || c.conn.IsClosed() || pool.stopped(c) != stopNone)
+	}()
+	st, err := c.stmt(context.Background(), q)
+	if err == nil {
+		err = q.bind(c, st, x.Args)
+	}
+	if err != nil {
+		return dst, outcome, q.isStale(c, err), q.failure(ctx, pool.stopped(c), b, err)
+	}
+	begin := controlBeginRead
+	if q.spec.Mode == ReadWrite {
+		begin = controlBeginWrite
+	}
+	out, outcome, err = q.rows(dst, c, st, x, begin)
+	if errors.Is(err, errTooMany) {
+		broken, err = true, nil
+	}
+	if err != nil {
+		again = q.isStale(c, err)
+		if !c.conn.IsClosed() && c.conn.TxStatus() != 'I' {
+			broken = c.run(controlRollback) != nil
+		}
+		return dst, Outcome{}, again, q.failure(ctx, pool.stopped(c), b, err)
+	}
+	if q.spec.Mode == ReadOnly {
+		return out, outcome, false, nil // its ROLLBACK went with it
+	}
+	confirmed := x.Confirm == nil || x.Confirm(outcome.Affected)
+	// From here on nothing interrupts: the transaction ends one way or the other.
+	if cause := pool.extend(c); cause != stopNone {
+		broken = true
+		return dst, Outcome{}, false, q.failure(ctx, cause, b, &pgconn.PgError{Code: stateCancelled})
+	}
+	if !confirmed {
+		broken = c.run(controlRollback) != nil
+		outcome.RolledBack = true
+		return out, outcome, false, nil
+	}
+	tag, err := c.conn.ExecStatement(context.Background(), c.control[controlCommit], nil, nil, nil).Close()
+	var server *pgconn.PgError
+	switch {
+	case err == nil && tag.String() == "COMMIT":
+		return out, outcome, false, nil
+	case err == nil:
+		return dst, Outcome{}, false, sqlFailure(q.spec.Name, "the database rolled the transaction back; nothing was changed", nil)
+	case errors.As(err, &server):
+		broken = c.conn.IsClosed() || c.conn.TxStatus() != 'I'
+		return dst, Outcome{}, false, q.failure(ctx, stopNone, b, err)
+	}
+	broken = true
+	return dst, Outcome{}, false, &mcp.ToolError{Kind: kindUnavailable, Cause: err, Meta: []byte(`"millrace/write":"unknown"`),
+		Message: q.spec.Name + ": the connection broke during the commit: whether the change was made is unknown; look before you repeat it"}
+}
+
+// errTooMany says that a result had so many rows beyond its bounds that they were not read.
+var errTooMany = errors.New("more rows than are read")
+
+// rows runs BEGIN, the statement and, for a read, ROLLBACK in one round trip. A read ends in ROLLBACK, not COMMIT: what
+// the statement did to the session with set_config(…) is undone with it. A session's default of read-only would not do,
+// since it can be undone by the statement; a transaction's cannot once the statement has a snapshot.
+func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution, begin int) ([]byte, Outcome, error) {
+	var batch pgconn.Batch
+	batch.ExecStatement(c.control[begin], nil, nil, nil)
+	batch.ExecStatement(st.description, c.values, nil, st.formats)
+	if q.spec.Mode == ReadOnly {
+		batch.ExecStatement(c.control[controlRollback], nil, nil, nil)
+	}
+	results := c.conn.ExecBatch(context.Background(), &batch)
+	r := beginRows(dst, q.spec.MaxRows, q.spec.MaxBytes)
+	var outcome Outcome
+	extra, answered := 0, 0
+	for results.NextResult() {
+		answered++
+		reader := results.ResultReader()
+		isOurs := len(st.columns) > 0 && len(reader.FieldDescriptions()) > 0
+		for isOurs && reader.NextRow() {
+			if r.truncated || !r.beginRow() || !appendPgRow(&r, st, reader.Values()) {
+				if extra++; extra > drainRows && q.spec.Mode == ReadOnly {
+					c.stopNow()
+					return r.end(), Outcome{Rows: r.n, Truncated: true}, errTooMany
+				}
+				continue
+			}
+			if x.Progress != nil && r.n%progressEvery == 0 {
+				x.Progress(r.n)
+			}
+		}
+		tag, err := reader.Close()
+		if err != nil {
+			break // results.Close gives it
+		}
+		if answered == 2 && slices.Contains(changeVerbs, q.statement.verb) {
+			outcome.Affected = tag.RowsAffected()
+		}
+	}
+	if err := results.Close(); err != nil {
+		return dst, Outcome{}, err
+	}
+	outcome.Rows, outcome.Truncated = r.n, r.truncated
+	if len(st.columns) == 0 {
+		return appendAffected(r.dst[:len(dst)], outcome.Affected), outcome, nil
+	}
+	return r.end(), outcome, nil
+}
+
+// stopNow gives the connection up in the middle of a result.
+func (c *pgConn) stopNow() { _ = c.conn.Conn().Close() }
+
+// bind writes the arguments in text form, as the types that the server found for the placeholders want them.
+func (q *pgQuery) bind(c *pgConn, st *pgStmt, args []mcp.Value) error {
+	c.values, c.buf = c.values[:0], c.buf[:0]
+	need := 0
+	for _, arg := range q.statement.binds {
+		need += 32 + 2*len(args[arg].Text)
+	}
+	c.buf = slices.Grow(c.buf, need) // values point into it: it must not move
+	for i, arg := range q.statement.binds {
+		v := &args[arg]
+		from := len(c.buf)
+		switch v.Kind {
+		case mcp.KindNull:
+			c.values = append(c.values, nil)
+			continue
+		case mcp.KindInt:
+			c.buf = strconv.AppendInt(c.buf, v.Int, 10)
+		case mcp.KindBool:
+			c.buf = strconv.AppendBool(c.buf, v.Bool())
+		case mcp.KindFloat:
+			c.buf = strconv.AppendFloat(c.buf, v.Float, 'g', -1, 64)
+		case mcp.KindText:
+			if slices.Contains(v.Text, 0) {
+				return &mcp.ToolError{Kind: kindSQL, Message: fmt.Sprintf("%s: argument %q holds a zero character, which PostgreSQL cannot store; leave it out",
+					q.spec.Name, q.spec.Params[arg].Name)}
+			}
+			c.values = append(c.values, v.Text)
+			continue
+		case mcp.KindJSON:
+			text := v.Text
+			if i < len(st.description.ParamOIDs) && q.source.typeOf(st.description.ParamOIDs[i]).kind == pgArray {
+				text = arrayLiteral(nil, v.Text)
+			}
+			c.values = append(c.values, text)
+			continue
+		}
+		c.values = append(c.values, c.buf[from:len(c.buf):len(c.buf)])
+	}
+	return nil
+}
+
+// arrayLiteral turns a JSON array into PostgreSQL's form of it.
+func arrayLiteral(dst, array []byte) []byte {
+	dst = append(dst, '{')
+	first := true
+	mcp.Elements(array, func(v []byte) bool {
+		if !first {
+			dst = append(dst, ',')
+		}
+		first = false
+		switch v[0] {
+		case '[':
+			dst = arrayLiteral(dst, v)
+		case 'n':
+			dst = append(dst, "NULL"...)
+		case '"', '{':
+			text, isText := mcp.Text(v)
+			if !isText {
+				text = v
+			}
+			dst = append(dst, '"')
+			for _, b := range text {
+				if b == '"' || b == '\\' {
+					dst = append(dst, '\\')
+				}
+				dst = append(dst, b)
+			}
+			dst = append(dst, '"')
+		default:
+			dst = append(dst, v...)
+		}
+		return true
+	})
+	return append(dst, '}')
+}
+
+// isStale tells whether err came of a prepared statement or a connection that had gone stale, and mends that.
+func (q *pgQuery) isStale(c *pgConn, err error) bool {
+	var server *pgconn.PgError
+	if errors.As(err, &server) {
+		if server.Code == stateUnknownStatement || server.Code == stateFeatureNotSupported && strings.Contains(server.Message, "cached plan") {
+			if !c.conn.IsClosed() && c.conn.TxStatus() != 'I' {
+				_ = c.run(controlRollback)
+			}
+			c.forget(q)
+			return true
+		}
+		// The server is being stopped or restarted, and the other idle connections with it.
+		if strings.HasPrefix(server.Code, "57P") {
+			q.source.pool.flush()
+			return true
+		}
+		return false
+	}
+	if c.conn.IsClosed() && q.source.pool.stopped(c) == stopNone {
+		q.source.pool.flush()
+		return true
+	}
+	return false
+}
+
+// Describe implements Query.
+func (q *pgQuery) Describe(ctx context.Context) ([]Column, error) {
+	b := runBounds(q.span, q.limit, &Execution{})
+	pool := q.source.pool
+	c, err := pool.get(ctx, b.deadline)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { pool.put(c, c.conn.IsClosed() || pool.stopped(c) != stopNone) }()
+	st, err := c.stmt(context.Background(), q)
+	if err != nil {
+		return nil, q.failure(ctx, pool.stopped(c), &b, err)
+	}
+	columns := make([]Column, len(st.columns))
+	for i, column := range st.columns {
+		columns[i] = Column{column.name, column.typ.schema()}
+	}
+	return columns, nil
+}
+
+// failure says for the caller what went wrong.
+func (q *pgQuery) failure(ctx context.Context, cause stopCause, b *bounds, err error) error {
+	var tool *mcp.ToolError
+	if errors.As(err, &tool) {
+		return err
+	}
+	if cause == stopCancel && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if cause == stopTimeout {
+		return b.timeout(q.spec.Name, err)
+	}
+	var server *pgconn.PgError
+	if !errors.As(err, &server) {
+		var timeout interface{ Timeout() bool }
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			return b.timeout(q.spec.Name, err)
+		}
+		if strings.Contains(err.Error(), "two columns") {
+			return sqlFailure(q.spec.Name, err.Error(), nil)
+		}
+		return unavailable(q.source.name, err)
+	}
+	switch {
+	case server.Code == stateCancelled:
+		return sqlFailure(q.spec.Name, "the database stopped the statement; nothing was changed", err)
+	case server.Code == stateReadOnly:
+		return sqlFailure(q.spec.Name, "the tool is read-only, and its statement tried to write: "+server.Message, err)
+	case server.Code == stateSerialization, server.Code == stateDeadlock:
+		return &mcp.ToolError{Kind: kindOverloaded, Cause: err, Meta: []byte(`"millrace/retryAfterMs":100`),
+			Message: q.spec.Name + ": the database gave another transaction the way; nothing was changed; try again"}
+	case strings.HasPrefix(server.Code, "53100"):
+		return &mcp.ToolError{Kind: kindUnavailable, Cause: err,
+			Message: q.spec.Name + ": the database's disk is full; nothing was changed; try again when there is room"}
+	case strings.HasPrefix(server.Code, "08"), strings.HasPrefix(server.Code, "53"), strings.HasPrefix(server.Code, "57P"):
+		return unavailable(q.source.name, err)
+	case strings.HasPrefix(server.Code, "22"), strings.HasPrefix(server.Code, "23"):
+		return sqlFailure(q.spec.Name, "the database refused it: "+server.Message, err)
+	}
+	return sqlFailure(q.spec.Name, "the statement failed: "+server.Message, err)
+}
