@@ -18,5 +18,3 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(code)
 }
-
-func stopServers() {}
