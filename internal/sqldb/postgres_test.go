@@ -3,9 +3,11 @@ package sqldb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +15,8 @@ import (
 	"millrace/internal/mcp"
 	"millrace/internal/pgtest"
 )
+
+var databases atomic.Int64
 
 var server = sync.OnceValues(pgtest.New)
 
@@ -29,7 +33,7 @@ func postgres(t testing.TB, sql string, change ...func(*Config)) (*postgresSourc
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := "t_" + strings.ToLower(strings.NewReplacer("/", "_", "#", "_").Replace(t.Name()))
+	name := fmt.Sprintf("t%d_", databases.Add(1)) + strings.ToLower(strings.NewReplacer("/", "_", "#", "_").Replace(t.Name()))
 	if err := s.Exec("postgres", "CREATE DATABASE "+name); err != nil {
 		t.Fatal(err)
 	}
