@@ -13,8 +13,12 @@ import (
 // the watch costs less than a thousandth of one processor.
 const watchEvery = 10 * time.Millisecond
 
-// watchIdle is for how many looks the watch goes on without a connection in use before it ends.
-const watchIdle = 100
+// watchIdle is for how many looks the watch goes on without a connection in use before it ends; reapEvery is how many
+// looks lie between two reaps.
+const (
+	watchIdle = 100
+	reapEvery = 100
+)
 
 // commitGrace is how long a rollback or commit may take after the statement's own time is over.
 const commitGrace = 10 * time.Second
@@ -52,6 +56,7 @@ type pool[C pooled] struct {
 	slots    []C      // by place.slot; nil where none is open
 	free     []uint64 // one bit for each slot: its connection is idle
 	idle     int      // of the bits that are set
+	least    int      // of idle since the last reap
 	opening  int
 	waiters  []*waiter[C]
 	watching bool
@@ -124,6 +129,7 @@ func (p *pool[C]) takeIdle() C {
 			bit := bits.TrailingZeros64(word)
 			p.free[i] &^= 1 << bit
 			p.idle--
+			p.least = min(p.least, p.idle)
 			return p.slots[i*64+bit]
 		}
 	}
@@ -237,7 +243,7 @@ func (p *pool[C]) put(c C, broken bool) {
 		p.mu.Unlock()
 		return
 	}
-	if !broken && !p.closed && len(p.all) <= p.size {
+	if !broken && !p.closed {
 		p.free[c.state().slot/64] |= 1 << (c.state().slot % 64)
 		p.idle++
 		p.mu.Unlock()
@@ -303,7 +309,7 @@ func (p *pool[C]) watch() {
 func (p *pool[C]) watchLoop() {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
-	for quiet := 0; ; {
+	for quiet, looks := 0, 1; ; looks++ {
 		select {
 		case <-ticker.C:
 		case <-p.stop:
@@ -311,17 +317,62 @@ func (p *pool[C]) watchLoop() {
 			<-ticker.C
 			quiet = watchIdle
 		}
+		if looks%reapEvery == 0 {
+			p.reap()
+		}
 		p.mu.Lock()
 		busy := p.look(time.Now())
 		if busy {
 			quiet = 0
 		} else if quiet++; quiet > watchIdle {
 			p.watching = false
+			p.least = p.idle
 			p.mu.Unlock()
+			p.reap()
 			return
 		}
 		p.mu.Unlock()
 	}
+}
+
+// reap closes overflow connections of which none was needed since the last reap. Closing each as soon as it is idle
+// would, under a load of just above size, open and close one with every other call.
+func (p *pool[C]) reap() {
+	p.mu.Lock()
+	var idle []C
+	for n := min(p.least, len(p.all)-p.size); n > 0 && p.idle > 0; n-- {
+		idle = append(idle, p.takeLastIdle())
+	}
+	p.least = p.idle
+	p.mu.Unlock()
+	p.closeIdle(idle)
+}
+
+// takeLastIdle takes the idle connection with the highest slot. p.mu is locked, and one is idle.
+func (p *pool[C]) takeLastIdle() C {
+	for i := len(p.free) - 1; i >= 0; i-- {
+		if word := p.free[i]; word != 0 {
+			bit := 63 - bits.LeadingZeros64(word)
+			p.free[i] &^= 1 << bit
+			p.idle--
+			return p.slots[i*64+bit]
+		}
+	}
+	panic("sqldb: an idle connection is not marked free")
+}
+
+// closeIdle closes connections that have been taken out of the idle ones. p.mu is not locked.
+func (p *pool[C]) closeIdle(idle []C) {
+	for _, c := range idle {
+		c.close()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range idle {
+		p.remove(c)
+		p.wakeOne()
+	}
+	p.emptied()
 }
 
 // look interrupts what has run out of time or is no longer wanted. p.mu is locked.
@@ -355,16 +406,7 @@ func (p *pool[C]) flush() {
 		idle = append(idle, p.takeIdle())
 	}
 	p.mu.Unlock()
-	for _, c := range idle {
-		c.close()
-	}
-	p.mu.Lock()
-	for _, c := range idle {
-		p.remove(c)
-		p.wakeOne()
-	}
-	p.emptied()
-	p.mu.Unlock()
+	p.closeIdle(idle)
 }
 
 // emptied ends close's waiting when it can. p.mu is locked.
@@ -396,15 +438,7 @@ func (p *pool[C]) close() {
 		p.wakeOne()
 	}
 	p.mu.Unlock()
-	for _, c := range idle {
-		c.close()
-	}
-	p.mu.Lock()
-	for _, c := range idle {
-		p.remove(c)
-	}
-	p.emptied()
-	p.mu.Unlock()
+	p.closeIdle(idle)
 	<-p.empty
 	p.wg.Wait()
 }
