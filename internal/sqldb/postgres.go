@@ -76,6 +76,8 @@ type pgConn struct {
 	cancelled chan struct{}                  // closed when a cancel request is through; nil where there was none
 	values    [][]byte                       // of the run's parameters
 	buf       []byte                         // what values point into
+	bind      pgproto3.Bind                  // the message being sent
+	abandoned bool                           // its socket is closed: no more use
 }
 
 // The statements of our own on every connection.
@@ -209,7 +211,7 @@ func (s *postgresSource) Ping(ctx context.Context) error {
 		return err
 	}
 	err = c.run(controlRollback)
-	s.pool.put(c, c.conn.IsClosed() || s.pool.stopped(c) != stopNone)
+	s.pool.put(c, c.isBroken() || s.pool.stopped(c) != stopNone)
 	if err != nil {
 		s.pool.flush()
 		return unavailable(s.name, errors.New("the connection broke"))
