@@ -43,7 +43,7 @@ func main() {
 }
 
 type serveCmd struct {
-	Config   string `help:"The configuration file; without it the demo is served." type:"existingfile" short:"c"`
+	Config   string `help:"The configuration file; without it the demo is served." short:"c"`
 	Stdio    bool   `help:"Serve one client over standard input and output instead of HTTP."`
 	Listen   string `help:"Listen here instead of listen.address." placeholder:"HOST:PORT"`
 	Admin    string `help:"Serve health, metrics and profiles here instead of admin.address." placeholder:"HOST:PORT"`
@@ -82,7 +82,7 @@ func (c *serveCmd) Run() error {
 }
 
 type checkCmd struct {
-	File    string `arg:"" help:"The configuration file." type:"existingfile"`
+	File    string `arg:"" help:"The configuration file."`
 	Connect bool   `help:"Ask the databases about sources and statements too."`
 }
 

@@ -30,7 +30,7 @@ type Postgres struct {
 func NewPostgres(tb testing.TB) *Postgres {
 	tb.Helper()
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if path, err := exec.LookPath("initdb"); err == nil {
+	if path, err := exec.LookPath("initdb"); len(found) == 0 && err == nil {
 		found = append(found, path)
 	}
 	if len(found) == 0 {

@@ -35,7 +35,7 @@ func (s *Server) URL(database string) string {
 // New makes a cluster and starts it. Stop must be called. The error says what to install where PostgreSQL is missing.
 func New() (*Server, error) {
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if path, err := exec.LookPath("initdb"); err == nil {
+	if path, err := exec.LookPath("initdb"); len(found) == 0 && err == nil {
 		found = append(found, path)
 	}
 	if len(found) == 0 {

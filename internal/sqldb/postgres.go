@@ -71,7 +71,7 @@ type pgConn struct {
 
 	conn      *pgconn.PgConn
 	stmts     []*pgStmt // by pgQuery.number; nil where not prepared yet
-	control   [4]*pgconn.StatementDescription
+	control   [controlPing + 1]*pgconn.StatementDescription
 	notice    func(severity, message string) // of the run
 	cancelled chan struct{}                  // closed when a cancel request is through; nil where there was none
 	values    [][]byte                       // of the run's parameters
@@ -86,11 +86,12 @@ const (
 	controlBeginWrite
 	controlCommit
 	controlRollback
+	controlPing
 )
 
 var controlSQL = [...]string{
 	controlBeginRead: "BEGIN TRANSACTION READ ONLY", controlBeginWrite: "BEGIN TRANSACTION READ WRITE",
-	controlCommit: "COMMIT", controlRollback: "ROLLBACK",
+	controlCommit: "COMMIT", controlRollback: "ROLLBACK", controlPing: "SELECT 1",
 }
 
 // open connects. ctx does not reach the server's handshake: the pool's caller may leave, and the connection serves the
@@ -210,7 +211,7 @@ func (s *postgresSource) Ping(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = c.run(controlRollback)
+	err = c.run(controlPing)
 	s.pool.put(c, c.isBroken() || s.pool.stopped(c) != stopNone)
 	if err != nil {
 		s.pool.flush()
