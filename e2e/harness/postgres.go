@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -29,20 +28,16 @@ type Postgres struct {
 // NewPostgres makes a cluster and picks a port, and starts nothing yet. It fails the test where PostgreSQL is missing.
 func NewPostgres(tb testing.TB) *Postgres {
 	tb.Helper()
-	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if path, err := exec.LookPath("initdb"); len(found) == 0 && err == nil {
-		found = append(found, path)
-	}
-	if len(found) == 0 {
+	bin := programs()
+	if bin == "" {
 		tb.Fatal("PostgreSQL is missing: install Debian's package postgresql")
 	}
-	slices.Sort(found)
 	dir, err := os.MkdirTemp("", "millrace-pg-")
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
-	p := &Postgres{tb: tb, bin: filepath.Dir(found[len(found)-1]), dir: filepath.Join(dir, "data"), Port: FreePort(tb)}
+	p := &Postgres{tb: tb, bin: bin, dir: filepath.Join(dir, "data"), Port: FreePort(tb)}
 	if os.Geteuid() == 0 { // initdb refuses root
 		p.as = account(tb, "postgres")
 		if err := os.Chown(dir, int(p.as.Uid), int(p.as.Gid)); err != nil {
@@ -54,6 +49,18 @@ func NewPostgres(tb testing.TB) *Postgres {
 		tb.Fatalf("initdb: %v\n%s", err, out)
 	}
 	return p
+}
+
+// programs is the directory of PostgreSQL's programs: the newest of Debian's, which are not in the path, or the path's.
+func programs() string {
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	if path, err := exec.LookPath("initdb"); err == nil {
+		found = append([]string{path}, found...)
+	}
+	if len(found) == 0 {
+		return ""
+	}
+	return filepath.Dir(found[len(found)-1])
 }
 
 func account(tb testing.TB, name string) *syscall.Credential {
