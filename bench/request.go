@@ -86,12 +86,6 @@ func (r request) render(id, key int) string {
 	return head + strconv.Itoa(id) + middle + k + tail
 }
 
-// to returns the same request for another server.
-func (r request) to(addr string) request {
-	r.addr = addr
-	return r
-}
-
 // with returns the request with one more header.
 func (r request) with(name, value string) request {
 	r.headers = append(append([][2]string(nil), r.headers...), [2]string{name, value})

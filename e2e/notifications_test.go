@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 Logging is deprecated, and still what the older revisions have: that is what is tested here.
+
 package e2e
 
 import (

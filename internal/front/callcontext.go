@@ -15,7 +15,7 @@ type callContext struct {
 	deadline time.Time
 
 	mu     sync.Mutex // guards what follows
-	cause  error      // of its end, where none of std's
+	cause  error      // of its end, once somebody has seen it or brought it about: it never changes then
 	std    context.Context
 	cancel context.CancelCauseFunc
 	stop   context.CancelFunc
@@ -29,13 +29,17 @@ func newCallContext(parent context.Context, deadline time.Time) *callContext {
 func (c *callContext) standard() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.standardLocked()
+}
+
+func (c *callContext) standardLocked() context.Context {
 	if c.std == nil {
 		var ctx context.Context
 		ctx, c.cancel = context.WithCancelCause(c.parent)
-		c.std, c.stop = context.WithDeadlineCause(ctx, c.deadline, errTimeout)
-		if c.cause != nil {
-			c.cancel(c.cause)
+		if c.cause != nil && c.cause != errTimeout {
+			c.cancel(c.cause) // before the deadline is looked at, which may have passed since
 		}
+		c.std, c.stop = context.WithDeadlineCause(ctx, c.deadline, errTimeout)
 	}
 	return c.std
 }
@@ -55,19 +59,17 @@ func (c *callContext) Cancel(cause error) {
 // Cause tells why the context has ended, nil while it has not.
 func (c *callContext) Cause() error {
 	c.mu.Lock()
-	std, cause := c.std, c.cause
-	c.mu.Unlock()
+	defer c.mu.Unlock()
 	switch {
-	case std != nil:
-		return context.Cause(std)
-	case cause != nil:
-		return cause
+	case c.std != nil:
+		return context.Cause(c.std)
+	case c.cause != nil:
 	case c.parent.Err() != nil:
-		return context.Cause(c.parent)
+		c.cause = context.Cause(c.parent)
 	case !time.Now().Before(c.deadline):
-		return errTimeout
+		c.cause = errTimeout
 	}
-	return nil
+	return c.cause
 }
 
 // Deadline implements context.Context.
@@ -96,12 +98,12 @@ func (c *callContext) Err() error {
 // Value implements context.Context.
 func (c *callContext) Value(key any) any {
 	c.mu.Lock()
-	std := c.std
-	c.mu.Unlock()
-	if std != nil {
-		return std.Value(key)
+	defer c.mu.Unlock()
+	if c.std == nil && c.cause == nil {
+		return c.parent.Value(key)
 	}
-	return c.parent.Value(key)
+	// Package context finds through this what it cancels with, and, at the end, the cause: it must not be the parent's.
+	return c.standardLocked().Value(key)
 }
 
 // finish frees what the context holds; it counts as cancelled from now on.

@@ -45,6 +45,9 @@ type exchange struct {
 	inBatch      bool
 	newSession   string
 	lastProgress float64
+	progressed   bool
+	slot         chan struct{}   // of stdio: taken while x is at work; nil where none is
+	deaf         <-chan struct{} // closed when the client can answer no question any more; nil where it always can
 }
 
 // keepBuffer is the greatest buffer that an exchange keeps for its next use.
@@ -66,6 +69,19 @@ func (x *exchange) free() {
 	}
 	*x = exchange{core: c, body: body[:0], out: out[:0], req: req, call: call}
 	c.pool.Put(x)
+}
+
+// park gives up the place among those at work while x only waits, for its user or for events; unpark takes one again.
+func (x *exchange) park() {
+	if x.slot != nil {
+		<-x.slot
+	}
+}
+
+func (x *exchange) unpark() {
+	if x.slot != nil {
+		x.slot <- struct{}{}
+	}
 }
 
 func (x *exchange) caller() mcp.Caller {

@@ -284,8 +284,8 @@ func (p *httpReply) finish(status int, sessionID string, message []byte) {
 
 // extend lets the exchange last until the given time.
 func (p *httpReply) extend(until time.Time) {
-	if p.events != nil {
-		return
+	if p.events != nil || until.Sub(p.x.start) <= p.http.limit/2 {
+		return // the limits that hold from the request's start leave time enough
 	}
 	ctl := http.NewResponseController(p.w)
 	ctl.SetReadDeadline(time.Time{})              //nolint:errcheck // HTTP/2 may not have it, and needs it not

@@ -2,6 +2,7 @@ package front
 
 import (
 	"errors"
+	"math"
 	"strconv"
 	"sync"
 	"time"
@@ -13,9 +14,6 @@ var errTimeout = errors.New("time limit")
 
 // mostRounds is how often one legacy call may ask its user.
 const mostRounds = 5
-
-// patience is the longest work for which the transport's own time limits are left as they are.
-const patience = 10 * time.Second
 
 // askLimit is how long a legacy call waits for its user.
 const askLimit = 10 * time.Minute
@@ -92,14 +90,13 @@ func (c *Core) handle(x *exchange, svc Service) {
 			timeout = time.Duration(ms) * time.Millisecond
 		}
 		call.Deadline = time.Now().Add(timeout)
-		if timeout > patience {
-			x.reply.extend(call.Deadline)
-		}
+		x.reply.extend(call.Deadline)
 		ctx := newCallContext(life, call.Deadline)
 		running.enter(ctx)
 		r, err := svc.Handle(ctx, call)
 		if err != nil {
-			if cause := ctx.Cause(); cause != nil && errors.Is(err, ctx.Err()) {
+			// A tool's own account of a time-out stays: it may say that a write's fate is unknown.
+			if cause := ctx.Cause(); cause != nil && errors.Is(err, ctx.Err()) && (cause != errTimeout || !isToolError(err)) {
 				err = cause
 			}
 		}
@@ -108,7 +105,14 @@ func (c *Core) handle(x *exchange, svc Service) {
 		case err != nil:
 			x.failErr(err)
 			return
-		case r.Input == nil || modern:
+		case r.Input == nil:
+			x.result(r)
+			return
+		case !call.CanElicit:
+			x.failErr(&mcp.Error{Code: mcp.CodeMissingCapability, Message: "the client cannot ask its user, and this call needs that",
+				Data: []byte(`{"requiredCapabilities":{"elicitation":{"form":{}}}}`)})
+			return
+		case modern:
 			x.result(r)
 			return
 		case round == mostRounds:
@@ -117,13 +121,20 @@ func (c *Core) handle(x *exchange, svc Service) {
 		}
 		asking := newCallContext(life, time.Now().Add(askLimit))
 		running.enter(asking)
+		x.park()
 		call.Answer, err = c.askSession(asking, x, r.Input)
+		x.unpark()
 		asking.finish()
 		if err != nil {
 			x.failErr(err)
 			return
 		}
 	}
+}
+
+func isToolError(err error) bool {
+	var tool *mcp.ToolError
+	return errors.As(err, &tool)
 }
 
 // running is a request of a session while it runs, whatever it does at the moment.
@@ -177,6 +188,8 @@ func (c *Core) askSession(ctx *callContext, x *exchange, in *mcp.InputRequired) 
 				return nil, &mcp.ToolError{Kind: "declined", Message: "The user did not answer in time: nothing was changed."}
 			}
 			return nil, ctx.Cause()
+		case <-x.deaf:
+			return nil, &mcp.ToolError{Kind: "declined", Message: "The client left while its user was asked: nothing was changed."}
 		case <-c.draining:
 			return nil, &mcp.ToolError{Kind: "declined", Message: "The server is stopping: nothing was changed. Try again."}
 		}
@@ -187,13 +200,13 @@ func (c *Core) askSession(ctx *callContext, x *exchange, in *mcp.InputRequired) 
 // Progress implements mcp.Notifier.
 func (x *exchange) Progress(progress, total float64, message string) {
 	token := x.req.Meta.ProgressToken
-	if token == nil || progress <= x.lastProgress {
+	if token == nil || x.progressed && progress <= x.lastProgress || math.IsNaN(progress) || math.IsInf(progress, 0) {
 		return
 	}
-	x.lastProgress = progress
+	x.lastProgress, x.progressed = progress, true
 	out := append(append([]byte(`{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":`), token...), `,"progress":`...)
 	out = strconv.AppendFloat(out, progress, 'f', -1, 64)
-	if total > 0 {
+	if total > 0 && !math.IsInf(total, 0) {
 		out = strconv.AppendFloat(append(out, `,"total":`...), total, 'f', -1, 64)
 	}
 	if message != "" && x.rev >= mcp.Revision20250326 {

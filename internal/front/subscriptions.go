@@ -102,6 +102,15 @@ func (c *Core) listen(x *exchange) {
 		x.fail(fault)
 		return
 	}
+	ctx, cancel := context.WithCancel(x.ctx)
+	defer cancel()
+	if x.session != nil { // stdio: notifications/cancelled ends it, from the moment on that the client knows of it
+		if !x.session.Run(x.req.ID, cancelFunc(cancel)) {
+			x.fail(mcp.Errorf(mcp.CodeInvalidRequest, "a request with this id is running, or too many are"))
+			return
+		}
+		defer x.session.Finish(x.req.ID)
+	}
 	at := c.Hub.Now() // before the acknowledgement: what changes after it is told
 	ack := append([]byte(`{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"notifications":`), f.json()...)
 	ack = append(appendSubscription(append(ack, ','), x.req.ID), `}}`...)
@@ -109,20 +118,14 @@ func (c *Core) listen(x *exchange) {
 		x.fail(mcp.Errorf(mcp.CodeInvalidRequest, "subscriptions/listen needs an event stream: list text/event-stream in Accept"))
 		return
 	}
-	ctx, cancel := context.WithCancel(x.ctx)
-	defer cancel()
-	if x.session != nil { // stdio: notifications/cancelled ends it
-		if !x.session.Run(x.req.ID, cancelFunc(cancel)) {
-			x.fail(mcp.Errorf(mcp.CodeInvalidRequest, "a request with this id is running"))
-			return
-		}
-		defer x.session.Finish(x.req.ID)
-	}
+	x.park()
+	defer x.unpark()
 	for !f.empty() {
 		events, next, lost, more := c.Hub.Since(at)
 		at = next
 		for _, e := range events {
 			if f.wants(e) && !x.reply.send(appendNotification(nil, e, x.req.ID)) {
+				x.reply.finish(200, "", nil)
 				return
 			}
 		}
@@ -188,9 +191,13 @@ func (c *Core) legacyEvents(ctx context.Context, s *session.Session, deliver fun
 			if e.Kind == mcp.ResourceUpdated && !s.Watches(e.URI) {
 				continue
 			}
-			if !deliver(appendNotification(nil, e, nil)) {
+			// Another stream may have taken over while this one was writing: the rest is the other's to tell.
+			if ctx.Err() != nil || !deliver(appendNotification(nil, e, nil)) {
 				return
 			}
+		}
+		if ctx.Err() != nil {
+			return
 		}
 		s.SetHubAt(next)
 		select {
