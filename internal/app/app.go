@@ -284,6 +284,9 @@ func (a *App) build(loaded *config.Loaded) (g *generation, err error) {
 
 // retire closes what only g used, when its last request has returned.
 func (a *App) retire(g *generation) {
+	if current := a.current.Load(); current == g || current.cache != g.cache {
+		g.cache.Close()
+	}
 	a.work.Go(func() {
 		for _, s := range g.sources {
 			a.sources.release(s)

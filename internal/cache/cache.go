@@ -89,6 +89,9 @@ func New(cfg Config, count Counters) (*Cache, error) {
 	return &Cache{l1: l1, count: count, flights: flights{running: map[string]*flight{}}}, nil
 }
 
+// Close ends what runs in the background. The cache goes on answering, for those that still hold it.
+func (c *Cache) Close() { c.l1.Close() }
+
 // Size gives the entries and the bytes that L1 holds.
 func (c *Cache) Size() (entries, bytes int64) { return c.l1.Size() }
 

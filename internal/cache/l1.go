@@ -40,6 +40,9 @@ func NewL1(cfg L1Config) (*L1, error) {
 	return l, nil
 }
 
+// Close ends otter's periodic clean-up.
+func (l *L1) Close() { l.entries.StopAllGoroutines() }
+
 // Size gives the entries and their weight in bytes; both may lag a moment behind.
 func (l *L1) Size() (entries, bytes int64) {
 	return int64(l.entries.EstimatedSize()), int64(l.entries.WeightedSize())
