@@ -311,7 +311,7 @@ func hasHugeInteger(raw []byte) (huge bool) {
 	case '"', 't', 'f', 'n':
 	default:
 		f, err := strconv.ParseFloat(string(raw), 64)
-		huge = err != nil || math.Abs(f) > maxSafe
+		huge = err != nil || math.Abs(f) >= maxSafe // 2^53 + 1 reads as 2^53
 		if digits := strings.TrimLeft(string(raw), "-0."); !huge && len(digits) > 17 {
 			huge = true // more digits than a float holds
 		}
