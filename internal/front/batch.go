@@ -52,6 +52,10 @@ func (c *Core) batch(x *exchange, headers map[string][]string) {
 			}
 			x.rev = x.session.Revision()
 		}
+		if x.rev == mcp.RevisionNone { // stdio
+			x.fail(mcp.Errorf(mcp.CodeInvalidRequest, "initialize first"))
+			return
+		}
 		if x.rev > mcp.Revision20250326 {
 			x.fail(mcp.Errorf(mcp.CodeInvalidRequest, "revision %s has no batches", x.rev))
 			return

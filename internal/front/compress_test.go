@@ -230,7 +230,7 @@ func plainNegotiate(accept, configured string) (string, bool) {
 			p := strings.ToLower(strings.Trim(fields[1], " \t"))
 			text, found := strings.CutPrefix(p, "q=")
 			v, err := strconv.ParseFloat(text, 64)
-			if !found || err != nil || v > 1 || v < 0 || len(text) > 5 || len(text) == 2 || strings.Trim(text, "0123456789.") != "" ||
+			if !found || err != nil || v > 1 || v < 0 || len(text) > 5 || strings.Trim(text, "0123456789.") != "" ||
 				strings.HasPrefix(text, ".") {
 				continue
 			}

@@ -3,6 +3,7 @@ package front
 import (
 	"context"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -56,6 +57,9 @@ type Core struct {
 	direct   sync.Map       // session id → *eventStream of HTTP+SSE
 	pool     sync.Pool      // of *exchange
 	drainOne sync.Once
+
+	laterMu sync.RWMutex // guards closed: no work begins once Close waits
+	closed  bool
 }
 
 // NewCore makes a core.
@@ -78,6 +82,9 @@ func (c *Core) Drain() { c.drainOne.Do(func() { close(c.draining) }) }
 func (c *Core) Close() {
 	c.Drain()
 	c.stop()
+	c.laterMu.Lock()
+	c.closed = true
+	c.laterMu.Unlock()
 	c.work.Wait()
 }
 
@@ -86,8 +93,17 @@ const serverCapabilities = `{"completions":{},"logging":{},"prompts":{"listChang
 
 const instructions = "Tools here run prepared SQL statements. Results carry their rows in structuredContent.rows; a result that was cut says so."
 
-// serve answers the message that x has scanned.
+// serve answers the message that x has scanned. A panic ends that message alone: net/http would see to it for its own
+// goroutines, but batches, stdio and HTTP+SSE have others, where it would end the process.
 func (c *Core) serve(x *exchange) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.Log.Error("panic", "method", x.req.Method.String(), "target", x.call.Target, "panic", p, "stack", string(debug.Stack()))
+			if x.req.Kind == mcp.KindRequest {
+				x.failStatus(500, &mcp.Error{Code: mcp.CodeInternal, Message: "internal error; the server's log has more under the request id"})
+			}
+		}
+	}()
 	switch x.req.Kind {
 	case mcp.KindNotification:
 		c.notification(x)

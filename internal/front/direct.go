@@ -3,6 +3,7 @@ package front
 import (
 	"context"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"millrace/internal/mcp"
@@ -27,7 +28,7 @@ func (s *HTTP) getDirect(w http.ResponseWriter, r *http.Request, toolset string,
 	defer detach()
 	events := openEvents(w, "", s.limit)
 	defer events.close()
-	c.direct.Store(sess.ID, events)
+	c.direct.Store(sess.ID, &directStream{eventStream: events})
 	defer c.direct.Delete(sess.ID)
 	if !events.event("", "endpoint", []byte(r.URL.Path+"?"+directQuery+"="+sess.ID)) {
 		return
@@ -40,17 +41,17 @@ func (s *HTTP) getDirect(w http.ResponseWriter, r *http.Request, toolset string,
 func (s *HTTP) postDirect(w http.ResponseWriter, x *exchange, id string) {
 	c := s.core
 	sess, ok := c.Sessions.Get(x.ctx, id, x.principal)
-	events, isOpen := c.direct.Load(id)
+	open, isOpen := c.direct.Load(id)
 	if !ok || !isOpen || sess.Toolset != x.toolset {
 		s.refuse(w, http.StatusNotFound, nil, mcp.CodeInvalidRequest, "the session does not exist, or has ended: open a new event stream")
 		x.free()
 		return
 	}
 	x.session, x.rev, x.canSend, x.ctx = sess, sess.Revision(), true, c.base
-	x.reply = directReply{events.(*eventStream)}
+	events := open.(*directStream)
+	x.reply = directReply{events.eventStream}
 	if mcp.IsBatch(x.body) {
-		w.WriteHeader(http.StatusAccepted)
-		c.later(x, func() { c.batch(x, nil) })
+		s.later(w, x, events, func() { c.batch(x, nil) })
 		return
 	}
 	if fault := x.req.Scan(x.body); fault != nil {
@@ -58,18 +59,41 @@ func (s *HTTP) postDirect(w http.ResponseWriter, x *exchange, id string) {
 		x.free()
 		return
 	}
-	w.WriteHeader(http.StatusAccepted)
 	if x.req.Kind != mcp.KindRequest {
+		w.WriteHeader(http.StatusAccepted)
 		c.serve(x)
 		x.free()
 		return
 	}
-	c.later(x, func() { c.serve(x) })
+	s.later(w, x, events, func() { c.serve(x) })
 }
 
-// later runs f for x beside the request that brought it.
-func (c *Core) later(x *exchange, f func()) {
+// mostDirect is how many requests and batches of one HTTP+SSE session may be at work: their POSTs do not wait for them,
+// so nothing else bounds what one client can heap up.
+const mostDirect = 256
+
+// directStream is the event stream of an HTTP+SSE session.
+type directStream struct {
+	*eventStream
+	working atomic.Int32
+}
+
+// later accepts x and runs f for it beside the request that brought it.
+func (s *HTTP) later(w http.ResponseWriter, x *exchange, events *directStream, f func()) {
+	c := s.core
+	c.laterMu.RLock()
+	defer c.laterMu.RUnlock()
+	if c.closed || events.working.Add(1) > mostDirect {
+		if !c.closed {
+			events.working.Add(-1)
+		}
+		s.refuse(w, http.StatusServiceUnavailable, x.req.ID, mcp.CodeInternal, "too many requests of this session are running: try again later")
+		x.free()
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
 	c.work.Go(func() {
+		defer events.working.Add(-1)
 		f()
 		x.free()
 	})

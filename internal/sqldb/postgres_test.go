@@ -18,10 +18,17 @@ import (
 
 var databases atomic.Int64
 
-var server = sync.OnceValues(pgtest.New)
+// started is the server of this test binary, nil while no test has needed it.
+var started atomic.Pointer[pgtest.Server]
+
+var server = sync.OnceValues(func() (*pgtest.Server, error) {
+	s, err := pgtest.New()
+	started.Store(s)
+	return s, err
+})
 
 func stopServers() {
-	if s, err := server(); err == nil {
+	if s := started.Load(); s != nil {
 		s.Stop()
 	}
 }
