@@ -135,8 +135,12 @@ func TestDrain(t *testing.T) {
 		err    error
 	}
 	slow := make(chan outcome, 1)
+	n := "6000000"
+	if harness.Raced() {
+		n = "400000"
+	}
 	go func() {
-		body := harness.ModernBody("1", "tools/call", `"name":"slow","arguments":{"n":6000000}`)
+		body := harness.ModernBody("1", "tools/call", `"name":"slow","arguments":{"n":`+n+`}`)
 		a, err := harness.Do(t.Context(), http.MethodPost, s.URL, strings.NewReader(body), harness.ModernHeaders("tools/call", "slow")...)
 		slow <- outcome{a, err}
 	}()
@@ -162,7 +166,7 @@ func TestDrain(t *testing.T) {
 	})
 	select {
 	case o := <-slow:
-		if o.err != nil || fmt.Sprint(o.answer.Field("result", "structuredContent", "rows", 0, "n")) != "6000000" {
+		if o.err != nil || fmt.Sprint(o.answer.Field("result", "structuredContent", "rows", 0, "n")) != n {
 			t.Errorf("the call in flight: %v %v", o.answer, o.err)
 		}
 	case <-time.After(60 * time.Second):

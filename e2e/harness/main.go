@@ -50,7 +50,7 @@ func build(dir string) error {
 	}
 	binary = filepath.Join(dir, "millrace")
 	args := []string{"build", "-o", binary}
-	if os.Getenv("MILLRACE_E2E_RACE") != "" {
+	if Raced() {
 		args = append(args, "-race")
 	}
 	build := exec.Command("go", append(args, "./cmd/millrace")...)
@@ -60,6 +60,10 @@ func build(dir string) error {
 	}
 	return nil
 }
+
+// Raced says that the binary has the race detector in it: it takes ten times the time and memory, so that bounds on either
+// mean nothing, and work is cut down.
+func Raced() bool { return os.Getenv("MILLRACE_E2E_RACE") != "" }
 
 // Binary is the path of the millrace under test.
 func Binary() string { return binary }

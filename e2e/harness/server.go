@@ -244,6 +244,16 @@ func (s *Server) Memory(tb testing.TB) int64 {
 	return 0
 }
 
+// Grown fails the test when the server's memory has grown by more than bound since it was before.
+func (s *Server) Grown(tb testing.TB, before, bound int64, what string) {
+	tb.Helper()
+	grown := s.Memory(tb) - before
+	tb.Logf("%s: %d MiB more", what, grown>>20)
+	if grown > bound && !Raced() {
+		tb.Errorf("%s: memory grew by %d MiB, want at most %d", what, grown>>20, bound>>20)
+	}
+}
+
 func ownGroup() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
