@@ -45,7 +45,8 @@ func TestConformance(t *testing.T) {
 		t.Run(revision, func(t *testing.T) {
 			t.Parallel()
 			expected := expectedFailures(t, "expected-failures-"+revision+".yaml")
-			results := runSuite(t, revision)
+			s := harness.Start(t, harness.Options{Data: filepath.Join(harness.Scratch(), "conformance-"+revision)})
+			results := runSuite(t, s, "--requirements", revision)
 			seen := map[string]bool{}
 			for _, scenario := range scenarios[revision] {
 				t.Run(scenario, func(t *testing.T) {
@@ -78,14 +79,28 @@ func TestConformance(t *testing.T) {
 
 var outputName = regexp.MustCompile(`^server-(.+)-\d{4}-\d\d-\d\dT[\d-]+Z$`)
 
-// runSuite runs all that the revision requires and returns the checks of each scenario. The suite's exit code says only
+// TestParamHeaders runs the one scenario that needs a tool with an argument in a header, and no particular tool.
+func TestParamHeaders(t *testing.T) {
+	t.Parallel()
+	const scenario = "http-custom-header-server-validation"
+	results := runSuite(t, harness.Work(t, ""), "--scenario", scenario, "--spec-version", "2026-07-28")
+	if len(results[scenario]) == 0 {
+		t.Fatalf("the suite ran no check of this scenario: %v", results)
+	}
+	for _, c := range results[scenario] {
+		if c.Status != "SUCCESS" && c.Status != "INFO" {
+			t.Errorf("%s: %s: %s\n%s", c.Status, c.ID, c.ErrorMessage, c.Details)
+		}
+	}
+}
+
+// runSuite runs a part of the suite and returns the checks of each scenario. The suite's exit code says only
 // that something failed, so the checks are what counts.
-func runSuite(t *testing.T, revision string) map[string][]check {
+func runSuite(t *testing.T, s *harness.Server, what ...string) map[string][]check {
 	t.Helper()
-	s := harness.Start(t, harness.Options{Data: filepath.Join(harness.Scratch(), "conformance-"+revision)})
 	dir := t.TempDir()
 	cmd := harness.Node(t, "node_modules/@modelcontextprotocol/conformance/dist/index.js",
-		"server", "--url", s.URL, "--requirements", revision, "-o", dir)
+		append([]string{"server", "--url", s.URL, "-o", dir}, what...)...)
 	out, errs, err := harness.Output(cmd, 3*time.Minute)
 	results := map[string][]check{}
 	entries, readErr := os.ReadDir(dir)
