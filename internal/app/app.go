@@ -222,18 +222,28 @@ func (a *App) load() (*config.Loaded, error) {
 }
 
 // build makes a generation of a loaded file; it is not current yet.
-func (a *App) build(loaded *config.Loaded) (g *generation, err error) {
-	g = &generation{loaded: loaded, retire: a.retire}
+func (a *App) build(loaded *config.Loaded) (*generation, error) {
+	g := &generation{loaded: loaded, retire: a.retire}
 	g.users.Store(1)
-	defer func() {
-		if err != nil {
-			for _, s := range g.sources {
-				a.sources.release(s)
-			}
+	if err := a.fill(g, loaded); err != nil {
+		for _, s := range g.sources {
+			a.sources.release(s)
 		}
-	}()
-	if g.keys, err = identity.New(loaded.Auth); err != nil {
 		return nil, err
+	}
+	// What the databases say at once goes into the lists from the start; the rest follows when they can be reached.
+	ctx, cancel := context.WithTimeout(a.ctx, time.Second)
+	defer cancel()
+	_, complete := g.Describe(ctx)
+	a.work.Go(func() { a.watchSources(g, complete) })
+	a.metrics.SetConfig(loaded.Hash, loaded.Numbers())
+	return g, nil
+}
+
+// fill makes what a generation consists of.
+func (a *App) fill(g *generation, loaded *config.Loaded) (err error) {
+	if g.keys, err = identity.New(loaded.Auth); err != nil {
+		return err
 	}
 	deps := catalog.Deps{Sources: map[string]catalog.Source{}, TTL: loaded.Cache.L1.TTL,
 		Meter: func(method mcp.Method, name string) mcp.Meter {
@@ -245,7 +255,7 @@ func (a *App) build(loaded *config.Loaded) (g *generation, err error) {
 	for name, cfg := range loaded.Sources {
 		s, err := a.sources.acquire(name, cfg)
 		if err != nil {
-			return nil, fmt.Errorf("source %q: %w", name, err)
+			return fmt.Errorf("source %q: %w", name, err)
 		}
 		g.sources = append(g.sources, s)
 		read, write := roles(cfg)
@@ -256,7 +266,7 @@ func (a *App) build(loaded *config.Loaded) (g *generation, err error) {
 	g.Catalog, faults = catalog.New(catalog.Definitions{Tools: loaded.Tools, Resources: loaded.Resources,
 		Prompts: loaded.Prompts, Toolsets: loaded.Toolsets}, deps)
 	if len(faults) > 0 {
-		return nil, loaded.Locate(faults)
+		return loaded.Locate(faults)
 	}
 	if old := a.current.Load(); old != nil && old.loaded.Cache == loaded.Cache {
 		g.cache = old.cache
@@ -264,7 +274,7 @@ func (a *App) build(loaded *config.Loaded) (g *generation, err error) {
 		count := &cacheCounters{a.metrics.CacheRequests("l1", "hit"), a.metrics.CacheRequests("l1", "miss"),
 			a.metrics.CacheRequests("l1", "coalesced"), a.metrics.CacheRequests("l1", "bypass")}
 		if g.cache, err = cache.New(loaded.Cache, count); err != nil {
-			return nil, err
+			return err
 		}
 		a.metrics.SetCacheLevel("l1", g.cache.Size)
 	}
@@ -273,13 +283,7 @@ func (a *App) build(loaded *config.Loaded) (g *generation, err error) {
 	for _, stop := range []mcp.Middleware{g.cache.Middleware} {
 		g.handler = stop(g.handler)
 	}
-	// What the databases say at once goes into the lists from the start; the rest follows when they can be reached.
-	ctx, cancel := context.WithTimeout(a.ctx, time.Second)
-	defer cancel()
-	_, complete := g.Describe(ctx)
-	a.work.Go(func() { a.watchSources(g, complete) })
-	a.metrics.SetConfig(loaded.Hash, loaded.Numbers())
-	return g, nil
+	return nil
 }
 
 // retire closes what only g used, when its last request has returned.
