@@ -43,6 +43,9 @@ func (c *Catalog) Has(toolset string) bool { return c.views[toolset] != nil }
 // *mcp.ToolError for arguments that do not fit.
 func (c *Catalog) Resolve(toolset string, headers map[string][]string, req *mcp.Request, call *mcp.Call) error {
 	v := c.views[toolset]
+	if v == nil { // a reload has taken it away since the endpoint was found
+		return mcp.Errorf(mcp.CodeInvalidParams, "unknown toolset %q", clip([]byte(toolset)))
+	}
 	call.Request = req
 	switch req.Method {
 	case mcp.ToolsCall:
@@ -102,46 +105,36 @@ func clip(text []byte) string {
 	return string(text)
 }
 
+// maxURI bounds the address of a resource, in bytes.
+const maxURI = 8192
+
 func (c *Catalog) resolveRead(v *view, req *mcp.Request, call *mcp.Call) error {
 	if req.URI == nil {
 		return mcp.Errorf(mcp.CodeInvalidParams, "params.uri is missing: which resource?")
 	}
-	if len(req.URI) > 8192 {
-		return mcp.Errorf(mcp.CodeInvalidParams, "params.uri is longer than 8192 bytes")
+	if len(req.URI) > maxURI {
+		return mcp.Errorf(mcp.CodeInvalidParams, "params.uri is longer than %d bytes", maxURI)
+	}
+	if !v.isWhole {
+		return notFound(req.URI)
 	}
 	uri := string(req.URI)
-	r, values := c.fixed[uri], []string(nil)
-	if r == nil {
-		for _, t := range c.templates {
-			if values = t.template.match(uri); values != nil {
-				r = t
-				break
+	r, ok := c.fixed[uri], true
+	call.Args = call.Args[:0]
+	if r == nil || !call.Caller.Has(r.RequireScopes) {
+		// What the caller may not see is as good as absent: it hides no template behind it.
+		for _, r = range c.templates {
+			if ok = call.Caller.Has(r.RequireScopes); ok {
+				if call.Args, call.NoStore, ok = r.arguments(uri, call.Args); ok {
+					break
+				}
 			}
 		}
 	}
-	if r == nil || !v.isWhole || !call.Caller.Has(r.RequireScopes) {
+	if r == nil || !ok || !call.Caller.Has(r.RequireScopes) {
 		return notFound(req.URI)
 	}
 	call.Target, call.Version, call.Policy, call.Meter, call.Invoke = r.Name, r.version, &r.policy, r.meter, r.invoke
-	call.Args = call.Args[:0]
-	for i := range r.table.params {
-		p := &r.table.params[i]
-		raw := mcp.AppendText(nil, values[i])
-		if p.Type != "string" {
-			raw = []byte(values[i])
-			if !mcp.Valid(raw) {
-				return notFound(req.URI)
-			}
-		}
-		value, _, fault := p.decode(raw)
-		if fault == nil {
-			fault = p.check(value)
-		}
-		if fault != nil {
-			return notFound(req.URI)
-		}
-		call.Args = append(call.Args, value)
-	}
 	call.Args = append(call.Args, mcp.Value{Kind: mcp.KindText, Text: req.URI})
 	return nil
 }

@@ -30,9 +30,6 @@ func decodeCursor(cursor []byte) (after string, ok bool) {
 	if len(cursor) == 0 {
 		return "", true
 	}
-	if len(cursor) > 1024 {
-		return "", false
-	}
 	text, err := base64.RawURLEncoding.Strict().DecodeString(string(cursor))
 	if err != nil {
 		return "", false

@@ -76,6 +76,9 @@ func New(d Definitions, deps Deps) (*Catalog, conf.Faults) {
 		r := b.resource(fmt.Sprintf("resources[%d]", i), d.Resources[i])
 		resources = append(resources, r)
 		if r.template != nil {
+			if slices.ContainsFunc(c.templates, func(o *resource) bool { return o.URITemplate == r.URITemplate }) {
+				b.fault(fmt.Sprintf("resources[%d].uriTemplate", i), fmt.Sprintf("%q is there twice", r.URITemplate), "remove one of them")
+			}
 			c.templates = append(c.templates, r)
 		} else {
 			if c.fixed[r.URI] != nil {
@@ -155,10 +158,10 @@ func specParams(t *table) []sqldb.Param {
 
 // version is the hash of a definition and its source: part of every key, so that a changed one shares nothing with the
 // old.
-func (b *builder) version(definition any, source string) [16]byte {
+func (b *builder) version(path string, definition any, source string) [16]byte {
 	data, err := json.Marshal(definition)
 	if err != nil {
-		panic(fmt.Sprintf("definition of %T: %v", definition, err)) // made of YAML values: always marshals
+		b.fault(path, "holds a value that JSON has not: "+err.Error(), "give finite numbers, texts, lists and mappings")
 	}
 	h := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s", b.deps.Sources[source].Hash, data))
 	return [16]byte(h[:16])
@@ -213,7 +216,7 @@ func (b *builder) tool(path string, d Tool) *tool {
 	}
 	t.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: specParams(t.table), Mode: mode,
 		MaxRows: d.MaxRows, MaxBytes: int(d.MaxBytes), Timeout: d.Timeout.Std()})
-	t.version = b.version(d, d.Source)
+	t.version = b.version(path, d, d.Source)
 	line, err := t.line(nil, false)
 	if err != nil {
 		b.fault(path, err.Error(), "use plain values in schemas")
@@ -252,6 +255,11 @@ func (b *builder) resource(path string, d Resource) *resource {
 		}
 	case !strings.Contains(d.URI, ":"):
 		b.fault(path+".uri", "is no URI", "begin with a scheme, like notes://all")
+	case len(d.Parameters) > 0:
+		b.fault(path+".parameters", "go with uriTemplate only: a fixed address has no variables", "remove them, or write uriTemplate")
+	}
+	if len(d.URI)+len(d.URITemplate) > maxURI {
+		b.fault(path, fmt.Sprintf("its address is longer than %d bytes", maxURI), "shorten it")
 	}
 	b.bounds(path, d.Timeout, d.MaxRows, d.MaxBytes)
 	var faults conf.Faults
@@ -264,7 +272,7 @@ func (b *builder) resource(path string, d Resource) *resource {
 	r.hints = &mcp.Hints{TTL: r.policy.TTL, Scope: r.policy.Scope}
 	r.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: specParams(r.table), Mode: sqldb.ReadOnly,
 		MaxRows: d.MaxRows, MaxBytes: int(d.MaxBytes), Timeout: d.Timeout.Std()})
-	r.version = b.version(d, d.Source)
+	r.version = b.version(path, d, d.Source)
 	r.listed, r.invoke = r.line(), r.read
 	return r
 }

@@ -2,10 +2,7 @@ package catalog
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"math"
-	"math/big"
 	"net/textproto"
 	"regexp"
 	"slices"
@@ -14,7 +11,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/jsonschema-go/jsonschema"
-	"github.com/gowebpki/jcs"
 
 	"millrace/internal/conf"
 	"millrace/internal/mcp"
@@ -41,9 +37,6 @@ type table struct {
 type argumentError struct{ name, problem string }
 
 func (e *argumentError) Error() string { return fmt.Sprintf("argument %q %s", e.name, e.problem) }
-
-// maxSafe is the greatest integer that every JSON implementation holds exactly.
-const maxSafe = 1 << 53
 
 // compileTable checks the parameters of one target and compiles them. path is where they stand in the file.
 func compileTable(path string, list []Parameter) (*table, conf.Faults) {
@@ -117,7 +110,7 @@ func compileTable(path string, list []Parameter) (*table, conf.Faults) {
 		}
 		if c.Default != nil {
 			value, err := p.literal(c.Default)
-			if err == nil {
+			if err == nil && (p.nested != nil || value.Kind != mcp.KindJSON) { // else its schema's fault has been told
 				err = p.check(value)
 			}
 			if err != nil {
@@ -249,76 +242,6 @@ func (p *parameter) wrong(raw []byte) *argumentError {
 	return &argumentError{p.Name, "must be " + article + p.Type + ", not " + got}
 }
 
-const notANumber = "is no number"
-
-// parseInteger reads a JSON number that is an integer, exactly: 5, 5.0 and 5e0 are the same one.
-func parseInteger(raw []byte) (n int64, problem string) {
-	if raw[0] != '-' && (raw[0] < '0' || raw[0] > '9') {
-		return 0, notANumber
-	}
-	if n, err := strconv.ParseInt(string(raw), 10, 64); err == nil {
-		return n, ""
-	} else if errors.Is(err, strconv.ErrRange) {
-		return 0, "is beyond 64 bits"
-	}
-	// A fraction or an exponent. The exponent is bounded before any arithmetic: 1e-999999999 must cost nothing.
-	mantissa, exponent, _ := strings.Cut(strings.ToLower(string(raw)), "e")
-	if strings.Trim(mantissa, "-0.") == "" {
-		return 0, ""
-	}
-	power := 0
-	if exponent != "" {
-		var err error
-		if power, err = strconv.Atoi(exponent); err != nil || power > 40 || power < -40 {
-			if exponent[0] == '-' {
-				return 0, "must be an integer"
-			}
-			return 0, "is beyond 64 bits"
-		}
-	}
-	if len(mantissa) > 64 {
-		return 0, "has too many digits"
-	}
-	r, ok := new(big.Rat).SetString(string(raw))
-	if !ok || !r.IsInt() {
-		return 0, "must be an integer"
-	}
-	if !r.Num().IsInt64() {
-		return 0, "is beyond 64 bits"
-	}
-	return r.Num().Int64(), ""
-}
-
-// canonical gives a nested value by RFC 8785, so that one value has one text. A value with an integer that JSON
-// implementations round keeps the client's own text, and is not exact: two different ones could canonicalise alike.
-func canonical(raw []byte) (text []byte, exact bool) {
-	if hasHugeInteger(raw) {
-		return slices.Clone(raw), false
-	}
-	text, err := jcs.Transform(raw)
-	if err != nil {
-		return slices.Clone(raw), false
-	}
-	return text, true
-}
-
-func hasHugeInteger(raw []byte) (huge bool) {
-	switch raw[0] {
-	case '{':
-		mcp.Members(raw, func(_, v []byte) bool { huge = hasHugeInteger(v); return !huge })
-	case '[':
-		mcp.Elements(raw, func(v []byte) bool { huge = hasHugeInteger(v); return !huge })
-	case '"', 't', 'f', 'n':
-	default:
-		f, err := strconv.ParseFloat(string(raw), 64)
-		huge = err != nil || math.Abs(f) >= maxSafe // 2^53 + 1 reads as 2^53
-		if digits := strings.TrimLeft(string(raw), "-0."); !huge && len(digits) > 17 {
-			huge = true // more digits than a float holds
-		}
-	}
-	return huge
-}
-
 // check holds a value against the parameter's bounds.
 func (p *parameter) check(v mcp.Value) *argumentError {
 	if len(p.enum) > 0 && !slices.ContainsFunc(p.enum, func(e mcp.Value) bool {
@@ -329,14 +252,10 @@ func (p *parameter) check(v mcp.Value) *argumentError {
 	}
 	switch v.Kind {
 	case mcp.KindInt, mcp.KindFloat:
-		f := v.Float
-		if v.Kind == mcp.KindInt {
-			f = float64(v.Int)
-		}
-		if p.Minimum != nil && f < *p.Minimum {
+		if p.Minimum != nil && compare(v, *p.Minimum) < 0 {
 			return &argumentError{p.Name, "must be at least " + strconv.FormatFloat(*p.Minimum, 'g', -1, 64)}
 		}
-		if p.Maximum != nil && f > *p.Maximum {
+		if p.Maximum != nil && compare(v, *p.Maximum) > 0 {
 			return &argumentError{p.Name, "must be at most " + strconv.FormatFloat(*p.Maximum, 'g', -1, 64)}
 		}
 	case mcp.KindText:
@@ -379,7 +298,7 @@ func (t *table) decode(raw []byte, dst []mcp.Value) (values []mcp.Value, unsafe 
 				}
 			}
 			if at < 0 {
-				fault = &argumentError{string(key), "is unknown" + t.suggest(string(key))}
+				fault = &argumentError{clip(key), "is unknown" + t.names()}
 				return false
 			}
 			p := &t.params[at]
@@ -417,8 +336,8 @@ func describe(text string) string {
 	return ", " + text
 }
 
-// suggest names the parameters that there are.
-func (t *table) suggest(string) string {
+// names tells which parameters there are.
+func (t *table) names() string {
 	if len(t.params) == 0 {
 		return "; the tool takes none"
 	}

@@ -3,7 +3,7 @@ package catalog
 import (
 	"bytes"
 	"encoding/json"
-	"math"
+	"math/big"
 	"strconv"
 	"strings"
 	"testing"
@@ -190,7 +190,7 @@ func FuzzArguments(f *testing.F) {
 			case json.Number:
 				number, _ := w.Float64()
 				same = v.Kind == mcp.KindFloat && v.Float == number ||
-					v.Kind == mcp.KindInt && math.Abs(float64(v.Int)-number) <= math.Abs(number)*1e-15
+					v.Kind == mcp.KindInt && isExactly(w, v.Int)
 			default:
 				same = v.Kind == mcp.KindJSON && mcp.Valid(v.Text)
 			}
@@ -199,4 +199,13 @@ func FuzzArguments(f *testing.F) {
 			}
 		}
 	})
+}
+
+// isExactly compares without rounding; a number with a great exponent that is taken for an integer can only be zero.
+func isExactly(n json.Number, i int64) bool {
+	if number, _ := n.Float64(); number == 0 {
+		return i == 0
+	}
+	exact, ok := new(big.Rat).SetString(n.String())
+	return ok && exact.IsInt() && exact.Num().IsInt64() && exact.Num().Int64() == i
 }

@@ -24,6 +24,33 @@ type resource struct {
 	listed   []byte
 }
 
+// arguments gives the values that uri has for the template's variables; ok is false where it is none of the template's.
+func (r *resource) arguments(uri string, dst []mcp.Value) (values []mcp.Value, unsafe, ok bool) {
+	parts := r.template.match(uri)
+	if parts == nil {
+		return dst[:0], false, false
+	}
+	dst = dst[:0]
+	for i, part := range parts {
+		p := &r.table.params[i]
+		raw := []byte(part)
+		if p.Type == "string" {
+			raw = mcp.AppendText(nil, part)
+		} else if !mcp.Valid(raw) {
+			return dst[:0], false, false
+		}
+		value, risky, fault := p.decode(raw)
+		if fault == nil {
+			fault = p.check(value)
+		}
+		if fault != nil {
+			return dst[:0], false, false
+		}
+		dst, unsafe = append(dst, value), unsafe || risky
+	}
+	return dst, unsafe, true
+}
+
 const noRows = `{"rows":[]}`
 
 // read answers resources/read. The result names the address that was asked for, which is why it is an argument of the

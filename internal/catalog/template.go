@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 )
 
 // template matches the addresses of a URI template of RFC 6570, level 1: {name} stands for one part without '/'.
@@ -58,7 +59,7 @@ func (t *template) match(uri string) []string {
 	values := m[1:]
 	for i, v := range values {
 		plain, err := url.PathUnescape(v)
-		if err != nil {
+		if err != nil || !utf8.ValidString(plain) {
 			return nil
 		}
 		values[i] = plain
