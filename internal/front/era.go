@@ -1,6 +1,9 @@
 package front
 
 import (
+	"net/http"
+	"strings"
+
 	"millrace/internal/mcp"
 )
 
@@ -52,6 +55,36 @@ func (c *Core) httpEra(x *exchange, h map[string][]string) (status int, fault *m
 	}
 	x.session, x.rev = s, s.Revision()
 	return 0, nil
+}
+
+// headerRevision is what the header says of a message that cannot be read itself.
+func headerRevision(h map[string][]string) mcp.Revision {
+	if v := h[headerVersion]; len(v) == 1 {
+		rev, _ := mcp.ParseRevision(v[0])
+		return rev
+	}
+	return mcp.RevisionNone
+}
+
+// notLegacy refuses a GET or DELETE whose version header names a revision that is not known, or has neither.
+func (s *HTTP) notLegacy(w http.ResponseWriter, r *http.Request, message string) bool {
+	rev := headerRevision(r.Header)
+	switch {
+	case rev.IsModern():
+		w.Header().Set("Allow", "POST")
+		s.refuse(w, http.StatusMethodNotAllowed, nil, mcp.CodeInvalidRequest, message)
+	case rev == mcp.RevisionNone && len(r.Header[headerVersion]) > 0:
+		s.refuse(w, http.StatusBadRequest, nil, mcp.CodeInvalidRequest, "header MCP-Protocol-Version names no revision of this server, or is there twice")
+	default:
+		return false
+	}
+	return true
+}
+
+// isJSON tells whether a Content-Type is application/json, with whatever parameters.
+func isJSON(ct string) bool {
+	n := len(jsonType[0])
+	return len(ct) >= n && strings.EqualFold(ct[:n], jsonType[0]) && (len(ct) == n || ct[n] == ';' || ct[n] == ' ' || ct[n] == '\t')
 }
 
 // modern checks a message that says of itself that it is of a stateless revision.

@@ -111,7 +111,7 @@ func mediaType(values []string, want, wildcard string) bool {
 
 func (s *HTTP) post(w http.ResponseWriter, r *http.Request, start time.Time, toolset string, principal *mcp.Principal) {
 	ct := r.Header["Content-Type"]
-	if len(ct) != 1 || len(ct[0]) < len(jsonType[0]) || !strings.EqualFold(ct[0][:len(jsonType[0])], jsonType[0]) {
+	if len(ct) != 1 || !isJSON(ct[0]) {
 		s.refuse(w, http.StatusUnsupportedMediaType, nil, mcp.CodeInvalidRequest, "Content-Type must be application/json")
 		return
 	}
@@ -133,6 +133,7 @@ func (s *HTTP) post(w http.ResponseWriter, r *http.Request, start time.Time, too
 	x.ctx, x.start, x.toolset, x.principal = r.Context(), start, toolset, principal
 	reply := httpReply{http: s, x: x, w: w, r: r}
 	x.reply, x.canSend = &reply, streams
+	defer reply.close()
 	if r.URL.RawQuery != "" {
 		if id := r.URL.Query().Get(directQuery); id != "" {
 			s.postDirect(w, x, id)
@@ -154,15 +155,6 @@ func (s *HTTP) post(w http.ResponseWriter, r *http.Request, start time.Time, too
 		return
 	}
 	s.core.serve(x)
-}
-
-// headerRevision is what the header says of a message that cannot be read itself.
-func headerRevision(h map[string][]string) mcp.Revision {
-	if v := h[headerVersion]; len(v) == 1 {
-		rev, _ := mcp.ParseRevision(v[0])
-		return rev
-	}
-	return mcp.RevisionNone
 }
 
 // read reads the body into x. Its buffer grows with what arrives, not with what is promised.
@@ -243,10 +235,7 @@ func (p *httpReply) finish(status int, sessionID string, message []byte) {
 		} else if p.stream != nil {
 			p.stream.End()
 		}
-		p.events.close()
-		if p.detach != nil {
-			p.detach()
-		}
+		p.close()
 		return
 	}
 	h := p.w.Header()
@@ -282,6 +271,19 @@ func (p *httpReply) finish(status int, sessionID string, message []byte) {
 	}
 }
 
+// close ends what send has begun. The keep-alives must not outlive the handler, however it ends.
+func (p *httpReply) close() {
+	if p.events == nil {
+		return
+	}
+	p.events.close()
+	if p.stream != nil {
+		p.stream.End()
+		p.detach()
+		p.stream = nil
+	}
+}
+
 // extend lets the exchange last until the given time.
 func (p *httpReply) extend(until time.Time) {
 	if p.events != nil || until.Sub(p.x.start) <= p.http.limit/2 {
@@ -299,15 +301,14 @@ func (s *HTTP) get(w http.ResponseWriter, r *http.Request, toolset string, princ
 			"this is an MCP endpoint: clients POST JSON-RPC messages here, or GET with Accept: text/event-stream")
 		return
 	}
+	if s.notLegacy(w, r, "revision 2026-07-28 has no GET: use subscriptions/listen") {
+		return
+	}
 	id := r.Header[headerSession]
 	if len(id) == 0 {
-		switch {
-		case len(r.Header[headerVersion]) == 0:
+		if len(r.Header[headerVersion]) == 0 {
 			s.getDirect(w, r, toolset, principal)
-		case headerRevision(r.Header).IsModern():
-			w.Header().Set("Allow", "POST")
-			s.refuse(w, http.StatusMethodNotAllowed, nil, mcp.CodeInvalidRequest, "revision 2026-07-28 has no GET: use subscriptions/listen")
-		default:
+		} else {
 			s.refuse(w, http.StatusBadRequest, nil, mcp.CodeInvalidRequest, "header Mcp-Session-Id is missing")
 		}
 		return
@@ -369,7 +370,7 @@ func (s *HTTP) follow(r *http.Request, sess *session.Session, events *eventStrea
 			return
 		}
 		for _, m := range missed {
-			if !events.message(m.ID, m.Data) {
+			if len(m.Data) > 0 && !events.message(m.ID, m.Data) {
 				return
 			}
 			last = m.ID
@@ -379,9 +380,7 @@ func (s *HTTP) follow(r *http.Request, sess *session.Session, events *eventStrea
 
 // delete ends a session.
 func (s *HTTP) delete(w http.ResponseWriter, r *http.Request, principal *mcp.Principal) {
-	if headerRevision(r.Header).IsModern() {
-		w.Header().Set("Allow", "POST")
-		s.refuse(w, http.StatusMethodNotAllowed, nil, mcp.CodeInvalidRequest, "revision 2026-07-28 has no sessions")
+	if s.notLegacy(w, r, "revision 2026-07-28 has no sessions") {
 		return
 	}
 	id := r.Header[headerSession]

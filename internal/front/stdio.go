@@ -50,9 +50,20 @@ func (c *Core) ServeStdio(ctx context.Context, in io.Reader, out io.Writer, maxM
 		x.body = append(x.body[:0], line...)
 		x.ctx, x.start, x.principal, x.session = ctx, time.Now(), mcp.Anonymous, sess
 		x.reply, x.canSend, x.rev = w, true, sess.Revision()
+		if len(line) == 0 {
+			x.fail(mcp.Errorf(mcp.CodeInvalidRequest, "a message is longer than %d bytes (listen.max_body)", maxMessage))
+			x.free()
+			continue
+		}
 		if mcp.IsBatch(x.body) {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				x.free()
+				return nil
+			}
 			wg.Go(func() {
-				defer x.free()
+				defer func() { <-slots; x.free() }()
 				c.batch(x, nil)
 			})
 			continue
@@ -79,6 +90,7 @@ func (c *Core) ServeStdio(ctx context.Context, in io.Reader, out io.Writer, maxM
 			x.free()
 			return nil
 		}
+		x.slot, x.deaf = slots, ctx.Done()
 		wg.Go(func() {
 			defer func() { <-slots; x.free() }()
 			c.serve(x)
@@ -104,26 +116,40 @@ func (c *Core) stdioEra(x *exchange) *mcp.Error {
 	return nil
 }
 
+// readLines hands over the lines of in; an empty one stands for one that is longer than maxMessage.
 func readLines(ctx context.Context, in io.Reader, maxMessage int, lines chan<- []byte) error {
-	sc := bufio.NewScanner(in)
-	sc.Buffer(make([]byte, 0, 64<<10), maxMessage)
-	for sc.Scan() {
-		line := bytes.TrimSpace(sc.Bytes())
-		if len(line) == 0 {
+	r := bufio.NewReaderSize(in, 64<<10)
+	var line []byte
+	tooLong := false
+	for {
+		part, err := r.ReadSlice('\n')
+		if tooLong = tooLong || len(line)+len(part) > maxMessage+1; !tooLong {
+			line = append(line, part...)
+		}
+		if errors.Is(err, bufio.ErrBufferFull) {
 			continue
 		}
-		select {
-		case lines <- bytes.Clone(line):
-		case <-ctx.Done():
-			return nil
+		if whole := bytes.TrimSpace(line); tooLong || len(whole) > 0 {
+			if tooLong {
+				whole = nil
+			}
+			select {
+			case lines <- bytes.Clone(whole):
+			case <-ctx.Done():
+				return nil
+			}
 		}
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return fmt.Errorf("read standard input: %w", err)
+		}
+		if tooLong = false; cap(line) > keepBuffer {
+			line = nil // one great message must not hold its memory for good
+		}
+		line = line[:0]
 	}
-	if err := sc.Err(); errors.Is(err, bufio.ErrTooLong) {
-		return fmt.Errorf("a message is longer than %d bytes (listen.max_body)", maxMessage)
-	} else if err != nil {
-		return fmt.Errorf("read standard input: %w", err)
-	}
-	return nil
 }
 
 // lines writes one message a line.
