@@ -16,7 +16,9 @@ func TestWire(t *testing.T) {
 	sid := "Mcp-Session-Id: " + open(t, s, "2025-11-25", `{}`)
 	old := "Mcp-Session-Id: " + open(t, s, "2025-03-26", `{}`)
 	foreign := "Mcp-Session-Id: " + open(t, s, "2025-11-25", `{}`, "Authorization: Bearer other")
-	modern := func(method, name string, more ...string) []string { return append(modernHeaders(method, name), more...) }
+	modern := func(method, name string, more ...string) []string {
+		return append(modernHeaders(method, name), more...)
+	}
 	msg := func(method, params string) string {
 		return `{"jsonrpc":"2.0","id":"a\u0062","method":"` + method + `","params":{` + params + `}}`
 	}
