@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,6 +89,7 @@ func New(ctx context.Context, opts Options) (*App, error) {
 
 	registry := prometheus.NewRegistry()
 	a.metrics = telemetry.NewMetrics(registry)
+	a.health.degraded = a.degraded
 	a.sources = sources{log: a.log, metrics: a.metrics}
 
 	if opts.File == "" {
@@ -112,8 +114,14 @@ func New(ctx context.Context, opts Options) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.onStop(func() { a.current.Load().Release() })
+	a.onStop(func() {
+		a.reloadMu.Lock() // a reload that is under way ends first, and none begins after it
+		defer a.reloadMu.Unlock()
+		a.cancel()
+		a.current.Load().Release()
+	})
 	a.current.Store(g)
+	a.adopt(g)
 	if g.keys.Open() && !front.IsLoopback(loaded.Listen.Address) && !opts.Insecure && !opts.Stdio {
 		return nil, fmt.Errorf("listen.address is %s, which others can reach, and no API key is configured: "+
 			"add auth.keys, listen on 127.0.0.1, or say --insecure to serve everybody", loaded.Listen.Address)
@@ -221,7 +229,7 @@ func (a *App) load() (*config.Loaded, error) {
 	return loaded, nil
 }
 
-// build makes a generation of a loaded file; it is not current yet.
+// build makes a generation of a loaded file; it is not current yet, and nobody outside hears of it.
 func (a *App) build(loaded *config.Loaded) (*generation, error) {
 	g := &generation{loaded: loaded, retire: a.retire}
 	g.users.Store(1)
@@ -229,15 +237,31 @@ func (a *App) build(loaded *config.Loaded) (*generation, error) {
 		for _, s := range g.sources {
 			a.sources.release(s)
 		}
+		a.forget(g.targets)
 		return nil, err
 	}
 	// What the databases say at once goes into the lists from the start; the rest follows when they can be reached.
 	ctx, cancel := context.WithTimeout(a.ctx, time.Second)
 	defer cancel()
-	_, complete := g.Describe(ctx)
-	a.work.Go(func() { a.watchSources(g, complete) })
-	a.metrics.SetConfig(loaded.Hash, loaded.Numbers())
+	_, g.described = g.Describe(ctx)
 	return g, nil
+}
+
+// adopt shows g, which has just become current, in the metrics, and looks after its sources.
+func (a *App) adopt(g *generation) {
+	a.metrics.SetCacheLevel("l1", g.cache.Size)
+	a.metrics.SetConfig(g.loaded.Hash, g.loaded.Numbers())
+	a.work.Go(func() { a.watchSources(g) })
+}
+
+// forget takes the metrics of targets away that the current generation has not.
+func (a *App) forget(targets []string) {
+	current := a.current.Load()
+	for _, name := range targets {
+		if current == nil || !slices.Contains(current.targets, name) {
+			a.metrics.Drop(name)
+		}
+	}
 }
 
 // fill makes what a generation consists of.
@@ -276,7 +300,6 @@ func (a *App) fill(g *generation, loaded *config.Loaded) (err error) {
 		if g.cache, err = cache.New(loaded.Cache, count); err != nil {
 			return err
 		}
-		a.metrics.SetCacheLevel("l1", g.cache.Size)
 	}
 	// The stops between resolution and work, outermost first. Admission will stand behind the cache.
 	g.handler = func(ctx context.Context, c *mcp.Call) (mcp.Result, error) { return c.Invoke(ctx, c) }
@@ -314,21 +337,15 @@ func (a *App) Run(ctx context.Context) error {
 		return err
 	}
 	failed := make(chan error, 1+len(a.adminServers))
-	serve := func(s *http.Server, l net.Listener, tls bool) {
-		var err error
-		if tls {
-			err = s.ServeTLS(l, "", "")
-		} else {
-			err = s.Serve(l)
-		}
-		if !errors.Is(err, http.ErrServerClosed) {
+	serve := func(s *http.Server, l net.Listener) {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			failed <- err
 		}
 	}
 	for i, s := range a.adminServers {
-		a.work.Go(func() { serve(s, a.adminListener[i], false) })
+		a.work.Go(func() { serve(s, a.adminListener[i]) })
 	}
-	a.work.Go(func() { serve(a.mcpServer, a.mcpListener, false) })
+	a.work.Go(func() { serve(a.mcpServer, a.mcpListener) })
 	a.health.set(stateReady)
 	a.greet()
 	var err error

@@ -24,15 +24,11 @@ func Check(ctx context.Context, file string, connect bool) (conf.Faults, error) 
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
 	loaded, faults := config.Load(file, data, os.LookupEnv)
-	told := map[string]bool{} // sources whose faults are known already: their tools are still checked
-	for _, f := range faults {
-		told[f.Path] = true
-	}
 	deps := catalog.Deps{Sources: map[string]catalog.Source{}, TTL: loaded.Cache.L1.TTL,
 		Meter: func(mcp.Method, string) mcp.Meter { return nil }}
 	for _, name := range slices.Sorted(maps.Keys(loaded.Sources)) {
 		cfg := loaded.Sources[name]
-		deps.Sources[name] = catalog.Source{}
+		deps.Sources[name] = catalog.Source{} // where it has faults they are told, and its tools are still checked
 		if len(cfg.Validate()) > 0 {
 			continue
 		}

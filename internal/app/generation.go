@@ -27,6 +27,8 @@ type generation struct {
 	loaded  *config.Loaded
 	sources []*source
 	targets []string // names with metrics of their own
+	// described tells that the columns of every statement were known when the generation was built.
+	described bool
 
 	// users is one for being current, and one for each request at work. At zero it is retired, for good.
 	users  atomic.Int64
@@ -67,8 +69,8 @@ func (g *generation) Release() {
 type source struct {
 	name, hash string
 	db         sqldb.Source
-	refs       int // sources.mu guards it
-	down       atomic.Pointer[string]
+	refs       int         // sources.mu guards it
+	down       atomic.Bool // it did not answer when it was last asked
 }
 
 // sources are the open databases by name and configuration.
@@ -97,14 +99,16 @@ func (s *sources) acquire(name string, cfg sqldb.Config) (*source, error) {
 	}
 	o := &source{name: name, hash: hash, db: db, refs: 1}
 	s.open = append(s.open, o)
-	s.metrics.SetSource(name, func() []telemetry.Pool {
-		var pools []telemetry.Pool
-		for _, p := range db.Stats() {
-			pools = append(pools, telemetry.Pool{Role: p.Role, Busy: p.Busy, Idle: p.Idle, Waiting: p.Waiting, WaitCount: p.WaitCount, Wait: p.WaitDuration})
-		}
-		return pools
-	})
+	s.metrics.SetSource(name, o.pools)
 	return o, nil
+}
+
+func (s *source) pools() []telemetry.Pool {
+	var pools []telemetry.Pool
+	for _, p := range s.db.Stats() {
+		pools = append(pools, telemetry.Pool{Role: p.Role, Busy: p.Busy, Idle: p.Idle, Waiting: p.Waiting, WaitCount: p.WaitCount, Wait: p.WaitDuration})
+	}
+	return pools
 }
 
 // release closes a source with its last user.
@@ -114,7 +118,10 @@ func (s *sources) release(o *source) {
 	last := o.refs == 0
 	if last {
 		s.open = slices.DeleteFunc(s.open, func(other *source) bool { return other == o })
-		if !slices.ContainsFunc(s.open, func(other *source) bool { return other.name == o.name }) {
+		// Another of this name is shown in its place: the newer one, or the older one where the newer was refused.
+		if i := slices.IndexFunc(s.open, func(other *source) bool { return other.name == o.name }); i >= 0 {
+			s.metrics.SetSource(o.name, s.open[i].pools)
+		} else {
 			s.metrics.SetSource(o.name, nil)
 		}
 	}

@@ -2,7 +2,6 @@ package app
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"sync"
 
@@ -20,9 +19,10 @@ const (
 // readiness is what probes are told. A source that is down is told, and changes nothing: what does not need it is
 // served.
 type readiness struct {
-	mu    sync.Mutex // guards what follows
-	now   state
-	downs map[string]bool
+	degraded func() []string // set before the first Ready
+
+	mu  sync.Mutex // guards now
+	now state
 }
 
 func (r *readiness) set(s state) {
@@ -31,30 +31,29 @@ func (r *readiness) set(s state) {
 	r.now = s
 }
 
-// source notes whether a source answers. What is wrong with it is in the log: probes are no place for details.
-func (r *readiness) source(name string, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.downs == nil {
-		r.downs = map[string]bool{}
-	}
-	if err != nil {
-		r.downs[name] = true
-	} else {
-		delete(r.downs, name)
-	}
-}
-
-// Ready implements admin.Readiness.
+// Ready implements admin.Readiness. What is wrong with a source is in the log: probes are no place for details.
 func (r *readiness) Ready() admin.Status {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	status := admin.Status{Ready: r.now == stateReady}
+	now := r.now
+	r.mu.Unlock()
+	status := admin.Status{Ready: now == stateReady, Degraded: r.degraded()}
 	if !status.Ready {
-		status.Reason = string(cmp.Or(r.now, stateStarting))
-	}
-	for _, name := range slices.Sorted(maps.Keys(r.downs)) {
-		status.Degraded = append(status.Degraded, "source "+name)
+		status.Reason = string(cmp.Or(now, stateStarting))
 	}
 	return status
+}
+
+// degraded names the current sources that do not answer: one that a reload has taken away is no concern any more.
+func (a *App) degraded() (down []string) {
+	g := a.current.Load()
+	if g == nil {
+		return nil
+	}
+	for _, s := range g.sources {
+		if s.down.Load() {
+			down = append(down, "source "+s.name)
+		}
+	}
+	slices.Sort(down)
+	return down
 }

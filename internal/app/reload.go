@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +31,9 @@ func (a *App) Reload() {
 }
 
 func (a *App) reload() (changed bool, err error) {
+	if a.ctx.Err() != nil {
+		return false, nil // it stops
+	}
 	loaded, err := a.load()
 	if err != nil {
 		return false, err
@@ -57,16 +59,14 @@ func (a *App) reload() (changed bool, err error) {
 	}
 	if g.keys.Open() && !old.keys.Open() && !a.opts.Insecure {
 		g.Release()
+		a.forget(g.targets)
 		return false, errors.New("it has no API keys any more, which would let everybody in; restart with --insecure if that is meant")
 	}
 	before := old.Signatures()
 	a.current.Store(g)
+	a.adopt(g)
 	old.Release()
-	for _, name := range old.targets {
-		if !slices.Contains(g.targets, name) {
-			a.metrics.Drop(name)
-		}
-	}
+	a.forget(old.targets)
 	a.announce(before, g)
 	return true, nil
 }
@@ -85,6 +85,9 @@ func (a *App) announce(before [3]string, g *generation) {
 // settle is how long a file must be quiet before it is read: editors write in several steps.
 const settle = 100 * time.Millisecond
 
+// patience is how long a file is waited for that does not become quiet.
+const patience = time.Second
+
 // watchFile watches the file's directory, since a ConfigMap's file is a symbolic link that is replaced above it. The
 // function that it gives runs until the app stops.
 func (a *App) watchFile() (run func(), err error) {
@@ -100,21 +103,30 @@ func (a *App) watchFile() (run func(), err error) {
 		defer w.Close()
 		timer := time.NewTimer(time.Hour)
 		timer.Stop()
+		var first time.Time // of the changes that no reload has taken yet
 		for {
 			select {
 			case <-a.ctx.Done():
 				return
-			case _, ok := <-w.Events:
+			case event, ok := <-w.Events:
 				if !ok {
 					return
 				}
-				timer.Reset(settle)
+				// What is written into other files of the directory is no concern: a database there is never quiet.
+				if (event.Op&^(fsnotify.Write|fsnotify.Chmod)) == 0 && filepath.Base(event.Name) != filepath.Base(a.opts.File) {
+					continue
+				}
+				if first.IsZero() {
+					first = time.Now()
+				}
+				timer.Reset(max(0, min(settle, patience-time.Since(first))))
 			case err, ok := <-w.Errors:
 				if !ok {
 					return
 				}
 				a.log.Warn("watching the configuration failed", "error", err)
 			case <-timer.C:
+				first = time.Time{}
 				a.Reload()
 			}
 		}
@@ -129,7 +141,8 @@ const (
 
 // watchSources looks after the sources of a generation while it is current: whether they answer, and what the columns
 // of its statements are where that could not be found out yet.
-func (a *App) watchSources(g *generation, described bool) {
+func (a *App) watchSources(g *generation) {
+	described := g.described
 	t := time.NewTicker(pingEvery)
 	defer t.Stop()
 	for {
@@ -166,15 +179,11 @@ func (a *App) ping(s *source) {
 	if a.ctx.Err() != nil {
 		return
 	}
-	was := s.down.Load()
+	was := s.down.Swap(err != nil)
 	switch {
-	case err == nil && was != nil:
-		s.down.Store(nil)
+	case err == nil && was:
 		a.log.Info("a source answers again", "source", s.name)
-	case err != nil && was == nil:
-		text := err.Error()
-		s.down.Store(&text)
+	case err != nil && !was:
 		a.log.Warn("a source does not answer: its tools fail until it does", "source", s.name, "error", err)
 	}
-	a.health.source(s.name, err)
 }

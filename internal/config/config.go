@@ -134,6 +134,14 @@ func plain(v reflect.Value) string {
 			fmt.Fprintf(&b, "[%s]", plain(v.Index(i)))
 		}
 		return b.String()
+	case reflect.Map:
+		keys := v.MapKeys()
+		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(plain(a), plain(b)) })
+		var b strings.Builder
+		for _, k := range keys {
+			fmt.Fprintf(&b, "[%s:%s]", plain(k), plain(v.MapIndex(k)))
+		}
+		return b.String()
 	case reflect.Int, reflect.Int64, reflect.Int32:
 		return strconv.FormatInt(v.Int(), 10)
 	default:
@@ -190,5 +198,7 @@ func numbers(out map[string]float64, path string, v reflect.Value) {
 		}
 	case reflect.Int, reflect.Int64:
 		out[path] = float64(v.Int())
+	case reflect.Float64:
+		out[path] = v.Float()
 	}
 }
