@@ -1,8 +1,10 @@
 package catalog
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -142,7 +144,11 @@ func (b *builder) compile(path, source string, spec sqldb.Spec) sqldb.Query {
 		return nil
 	}
 	q, err := src.Compile(spec)
-	if err != nil {
+	if told := (conf.Faults)(nil); errors.As(err, &told) {
+		for _, f := range told {
+			b.fault(path+"."+cmp.Or(f.Path, "statement"), f.Message, f.Fix)
+		}
+	} else if err != nil {
 		b.fault(path+".statement", err.Error(), "mend the statement")
 	}
 	return q

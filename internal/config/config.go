@@ -51,10 +51,14 @@ type Loaded struct {
 	Config
 	Hash string // of the file's bytes
 	doc  *conf.Document
+	told map[string]bool // the paths of what could not be read
 }
 
-// Locate adds line and column to faults that know their path.
-func (l *Loaded) Locate(faults conf.Faults) conf.Faults { return l.doc.Locate(faults) }
+// Locate adds line and column to faults that know their path. It leaves those out that are about a value which could not
+// be read: that has been told, and what stands in its place is not what the file says.
+func (l *Loaded) Locate(faults conf.Faults) conf.Faults {
+	return l.doc.Locate(slices.DeleteFunc(faults, func(f conf.Fault) bool { return f.Path != "" && l.told[f.Path] }))
+}
 
 // Load reads the file's bytes. lookup gives the environment. The faults are all that can be found without the catalog.
 func Load(file string, data []byte, lookup func(string) (string, bool)) (*Loaded, conf.Faults) {
@@ -63,7 +67,11 @@ func Load(file string, data []byte, lookup func(string) (string, bool)) (*Loaded
 	sum := sha256.Sum256(data)
 	l.Hash = hex.EncodeToString(sum[:8])
 	faults = append(faults, doc.Decode(&l.Config)...)
-	return l, append(faults, doc.Locate(l.validate())...)
+	l.told = make(map[string]bool, len(faults))
+	for _, f := range faults {
+		l.told[f.Path] = true
+	}
+	return l, append(faults, l.Locate(l.validate())...)
 }
 
 var sourceName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
@@ -80,7 +88,9 @@ func (l *Loaded) validate() conf.Faults {
 			faults = append(faults, f)
 		}
 	}
-	if l.Version != 1 {
+	if l.Version == 0 {
+		faults = append(faults, conf.Fault{Path: "version", Message: "is missing or 0", Fix: "write version: 1"})
+	} else if l.Version != 1 {
 		faults = append(faults, conf.Fault{Path: "version", Message: fmt.Sprintf("is %d", l.Version), Fix: "write version: 1"})
 	}
 	add("listen", l.Listen.Validate())
