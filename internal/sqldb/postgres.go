@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -78,6 +79,7 @@ type pgConn struct {
 	buf       []byte                         // what values point into
 	bind      pgproto3.Bind                  // the message being sent
 	abandoned bool                           // its socket is closed: no more use
+	looked    time.Time                      // when it was opened, or a write last made sure that it lives
 }
 
 // The statements of our own on every connection.
@@ -86,13 +88,23 @@ const (
 	controlBeginWrite
 	controlCommit
 	controlRollback
+	controlResetUser
+	controlResetAll
+	controlDropTemporary
+	controlUnlock
 	controlPing
 )
 
 var controlSQL = [...]string{
 	controlBeginRead: "BEGIN TRANSACTION READ ONLY", controlBeginWrite: "BEGIN TRANSACTION READ WRITE",
-	controlCommit: "COMMIT", controlRollback: "ROLLBACK", controlPing: "SELECT 1",
+	controlCommit: "COMMIT", controlRollback: "ROLLBACK",
+	controlResetUser: "RESET SESSION AUTHORIZATION", controlResetAll: "RESET ALL", controlDropTemporary: "DISCARD TEMPORARY",
+	controlUnlock: "SELECT pg_catalog.pg_advisory_unlock_all()", controlPing: "SELECT 1",
 }
+
+// afterCommit goes with every COMMIT, in its round trip: what a write left in the session (a role, a search path, a time
+// zone, temporary tables, locks) must not reach whoever has the connection next. A rollback undoes all but the locks.
+var afterCommit = []int{controlResetUser, controlResetAll, controlDropTemporary, controlUnlock}
 
 // open connects. ctx does not reach the server's handshake: the pool's caller may leave, and the connection serves the
 // next one.
@@ -103,7 +115,7 @@ func (s *postgresSource) open(_ context.Context, deadline time.Time) (*pgConn, e
 	}
 	ctx, cancel := context.WithDeadline(context.Background(), limit)
 	defer cancel()
-	c := &pgConn{}
+	c := &pgConn{looked: time.Now()}
 	config := s.config.Copy()
 	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		if c.notice != nil {
@@ -192,7 +204,10 @@ func (s *postgresSource) Compile(spec Spec) (Query, error) {
 	if err := faults.Err(); err != nil {
 		return nil, err
 	}
-	q := &pgQuery{source: s, spec: spec, statement: st}
+	q := &pgQuery{source: s, spec: spec, statement: st, locks: strings.Contains(strings.ToLower(st.sql), "advisory_lock")}
+	if spec.Mode == ReadOnly && spec.MaxRows > 0 {
+		q.fetch = uint32(min(spec.MaxRows, 1<<30)) + 1 // one more tells that there were more
+	}
 	q.span, q.limit = queryTimeout(s.cfg.QueryTimeout.Std(), spec.Timeout)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -255,11 +270,17 @@ func (c *pgConn) stmt(ctx context.Context, q *pgQuery) (*pgStmt, error) {
 			return st, nil
 		}
 	}
-	description, err := c.conn.Prepare(ctx, "millrace_q"+strconv.Itoa(q.number), q.statement.sql, nil)
+	name := "millrace_q" + strconv.Itoa(q.number)
+	description, err := c.conn.Prepare(ctx, name, q.statement.sql, nil)
+	var server *pgconn.PgError
+	if errors.As(err, &server) && server.Code == stateIndeterminateType { // of :a IS NULL: the file knows
+		description, err = c.conn.Prepare(ctx, name, q.statement.sql, q.paramTypes())
+	}
 	if err != nil {
 		return nil, err
 	}
 	if err := q.source.learnTypes(ctx, c.conn, description); err != nil {
+		_ = c.conn.Deallocate(ctx, name)
 		return nil, err
 	}
 	st := &pgStmt{description: description, formats: make([]int16, len(description.Fields))}

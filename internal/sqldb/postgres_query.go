@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"millrace/internal/mcp"
 )
@@ -24,7 +25,9 @@ type pgQuery struct {
 	source    *postgresSource
 	spec      Spec
 	statement statement
-	number    int // index of its prepared statement on every connection
+	number    int    // index of its prepared statement on every connection
+	fetch     uint32 // rows that a read asks the server for; 0 for all
+	locks     bool   // the text may take the session's advisory locks, which no rollback releases
 	span      time.Duration
 	limit     limit
 }
@@ -33,6 +36,7 @@ type pgQuery struct {
 const (
 	stateFeatureNotSupported = "0A000" // cached plan must not change result type
 	stateUnknownStatement    = "26000"
+	stateIndeterminateType   = "42P18"
 	stateCancelled           = "57014"
 	stateReadOnly            = "25006"
 	stateSerialization       = "40001"
@@ -50,8 +54,8 @@ func (q *pgQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]byte, Ou
 	b := runBounds(q.span, q.limit, x)
 	for try := 0; ; try++ {
 		out, outcome, again, err := q.attempt(ctx, dst, x, &b)
-		// Tried again unseen, and once: a plan that the tables have outgrown, and a connection that had died while idle.
-		// Nothing has been committed in either case.
+		// Tried again unseen, and once: a plan that the tables have outgrown, a connection that had died while idle, and a
+		// read whose connection broke. A write that was sent is not repeated when its connection breaks.
 		if err == nil || !again || try > 0 || ctx.Err() != nil {
 			return out, outcome, err
 		}
@@ -72,6 +76,14 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 		// A cancel that was sent may still strike: who was stopped gives the connection up.
 		pool.put(c, broken || c.isBroken() || pool.stopped(c) != stopNone)
 	}()
+	if now := time.Now(); q.spec.Mode == ReadWrite && now.Sub(c.looked) > time.Second {
+		if err := c.conn.CheckConn(); err != nil { // waits a millisecond for bad news
+			c.abandon()
+			pool.flush()
+			return dst, outcome, true, q.failure(ctx, stopNone, b, err)
+		}
+		c.looked = now
+	}
 	st, err := c.stmt(context.Background(), q)
 	if err == nil {
 		err = q.bind(c, st, x.Args)
@@ -88,9 +100,9 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 		broken, err = true, nil
 	}
 	if err != nil {
-		again = q.isStale(c, err)
+		again = q.isStale(c, err) && (q.spec.Mode == ReadOnly || !c.isBroken())
 		if !c.isBroken() && c.conn.TxStatus() != 'I' {
-			broken = c.run(controlRollback) != nil
+			broken = q.rollback(c) != nil
 		}
 		return dst, Outcome{}, again, q.failure(ctx, pool.stopped(c), b, err)
 	}
@@ -104,24 +116,70 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 		return dst, Outcome{}, false, q.failure(ctx, cause, b, &pgconn.PgError{Code: stateCancelled})
 	}
 	if !confirmed {
-		broken = c.run(controlRollback) != nil
+		broken = q.rollback(c) != nil
 		outcome.RolledBack = true
 		return out, outcome, false, nil
 	}
-	tag, err := c.conn.ExecStatement(context.Background(), c.control[controlCommit], nil, nil, nil).Close()
+	committed, clean, err := c.commit()
+	broken = !clean
 	var server *pgconn.PgError
 	switch {
-	case err == nil && tag.String() == "COMMIT":
+	case committed:
 		return out, outcome, false, nil
 	case err == nil:
 		return dst, Outcome{}, false, sqlFailure(q.spec.Name, "the database rolled the transaction back; nothing was changed", nil)
-	case errors.As(err, &server):
-		broken = c.isBroken() || c.conn.TxStatus() != 'I'
+	case errors.As(err, &server) && !c.isBroken():
 		return dst, Outcome{}, false, q.failure(ctx, stopNone, b, err)
 	}
-	broken = true
+	// Also where the server's last word was that it ends the connection: it may say so with the commit already on disk.
 	return dst, Outcome{}, false, &mcp.ToolError{Kind: kindUnavailable, Cause: err, Meta: []byte(`"millrace/write":"unknown"`),
 		Message: q.spec.Name + ": the connection broke during the commit: whether the change was made is unknown; look before you repeat it"}
+}
+
+// commit ends a write's transaction and cleans the session, in one round trip. clean tells that the connection may serve
+// the next call.
+func (c *pgConn) commit() (committed, clean bool, err error) {
+	c.send(c.control[controlCommit].Name, nil, nil, 0)
+	for _, control := range afterCommit {
+		c.send(c.control[control].Name, nil, nil, 0)
+	}
+	frontend := c.conn.Frontend()
+	frontend.SendSync(&pgproto3.Sync{})
+	if err := frontend.Flush(); err != nil {
+		c.abandon()
+		return false, false, err
+	}
+	for done := 0; ; {
+		message, failure := c.conn.ReceiveMessage(context.Background())
+		if failure != nil {
+			if err == nil {
+				err = failure
+			}
+			c.abandon()
+			return committed, false, err
+		}
+		switch m := message.(type) {
+		case *pgproto3.CommandComplete:
+			if done++; done == 1 {
+				committed = string(m.CommandTag) == "COMMIT" // ROLLBACK where the transaction had failed
+			}
+		case *pgproto3.ErrorResponse:
+			if err == nil {
+				err = pgconn.ErrorResponseToPgError(m)
+			}
+		case *pgproto3.ReadyForQuery:
+			return committed, m.TxStatus == 'I' && (done == 1+len(afterCommit) || done == 0), err
+		}
+	}
+}
+
+// rollback ends the transaction and leaves nothing of the statement in the session.
+func (q *pgQuery) rollback(c *pgConn) error {
+	err := c.run(controlRollback)
+	if err == nil && q.locks {
+		err = c.run(controlUnlock)
+	}
+	return err
 }
 
 // errTooMany says that a result had so many rows beyond its bounds that they were not read.
@@ -133,10 +191,13 @@ var errTooMany = errors.New("more rows than are read")
 //
 // The messages are written and read one by one, since pgconn's batch allocates for each of its statements: 2 of 46 µs.
 func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution, begin int) ([]byte, Outcome, error) {
-	c.send(c.control[begin].Name, nil, nil)
-	c.send(st.description.Name, c.values, st.formats)
+	c.send(c.control[begin].Name, nil, nil, 0)
+	c.send(st.description.Name, c.values, st.formats, q.fetch)
 	if q.spec.Mode == ReadOnly {
-		c.send(c.control[controlRollback].Name, nil, nil)
+		c.send(c.control[controlRollback].Name, nil, nil, 0)
+	}
+	if q.spec.Mode == ReadOnly && q.locks {
+		c.send(c.control[controlUnlock].Name, nil, nil, 0)
 	}
 	frontend := c.conn.Frontend()
 	frontend.SendSync(&pgproto3.Sync{})
@@ -176,7 +237,7 @@ func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution, begin in
 			if done++; done == 2 && slices.Contains(changeVerbs, q.statement.verb) {
 				outcome.Affected = pgconn.NewCommandTag(string(m.CommandTag)).RowsAffected()
 			}
-		case *pgproto3.EmptyQueryResponse:
+		case *pgproto3.EmptyQueryResponse, *pgproto3.PortalSuspended:
 			done++
 		case *pgproto3.ErrorResponse:
 			if failed == nil {
@@ -187,7 +248,7 @@ func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution, begin in
 				return dst, Outcome{}, failed
 			}
 			outcome.Rows, outcome.Truncated = r.n, r.truncated
-			if len(st.columns) == 0 {
+			if len(st.columns) == 0 && r.n == 0 && !r.truncated { // SELECT without a list gives rows of no columns
 				return appendAffected(r.dst[:len(dst)], outcome.Affected), outcome, nil
 			}
 			return r.end(), outcome, nil
@@ -195,12 +256,12 @@ func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution, begin in
 	}
 }
 
-// send queues one run of a prepared statement.
-func (c *pgConn) send(name string, values [][]byte, formats []int16) {
+// send queues one run of a prepared statement; fetch is how many rows it may give, 0 for all.
+func (c *pgConn) send(name string, values [][]byte, formats []int16, fetch uint32) {
 	c.bind = pgproto3.Bind{PreparedStatement: name, Parameters: values, ResultFormatCodes: formats}
 	frontend := c.conn.Frontend()
 	frontend.SendBind(&c.bind)
-	frontend.SendExecute(&pgproto3.Execute{})
+	frontend.SendExecute(&pgproto3.Execute{MaxRows: fetch})
 }
 
 // abandon gives the connection up in the middle of something: nobody says goodbye on it.
@@ -232,13 +293,21 @@ func (q *pgQuery) bind(c *pgConn, st *pgStmt, args []mcp.Value) error {
 		case mcp.KindBool:
 			c.buf = strconv.AppendBool(c.buf, v.Bool())
 		case mcp.KindFloat:
-			c.buf = strconv.AppendFloat(c.buf, v.Float, 'g', -1, 64)
+			format := byte('g')
+			if v.Float > -1e15 && v.Float < 1e15 { // 'g' writes 2e+06, which no integer type reads
+				format = 'f'
+			}
+			c.buf = strconv.AppendFloat(c.buf, v.Float, format, -1, 64)
 		case mcp.KindText:
 			if slices.Contains(v.Text, 0) {
 				return &mcp.ToolError{Kind: kindSQL, Message: fmt.Sprintf("%s: argument %q holds a zero character, which PostgreSQL cannot store; leave it out",
 					q.spec.Name, q.spec.Params[arg].Name)}
 			}
-			c.values = append(c.values, v.Text)
+			text := v.Text
+			if text == nil {
+				text = []byte{} // nil would be NULL
+			}
+			c.values = append(c.values, text)
 			continue
 		case mcp.KindJSON:
 			text := v.Text
@@ -251,6 +320,26 @@ func (q *pgQuery) bind(c *pgConn, st *pgStmt, args []mcp.Value) error {
 		c.values = append(c.values, c.buf[from:len(c.buf):len(c.buf)])
 	}
 	return nil
+}
+
+// paramTypes are the placeholders' types by the tool's file, for a statement from which the server cannot tell them.
+func (q *pgQuery) paramTypes() []uint32 {
+	oids := make([]uint32, len(q.statement.binds))
+	for i, arg := range q.statement.binds {
+		switch q.spec.Params[arg].Type {
+		case "integer":
+			oids[i] = pgtype.Int8OID
+		case "number":
+			oids[i] = pgtype.Float8OID
+		case "boolean":
+			oids[i] = pgtype.BoolOID
+		case "array", "object":
+			oids[i] = pgtype.JSONBOID
+		default:
+			oids[i] = pgtype.TextOID
+		}
+	}
+	return oids
 }
 
 // arrayLiteral turns a JSON array into PostgreSQL's form of it.
@@ -306,7 +395,8 @@ func (q *pgQuery) isStale(c *pgConn, err error) bool {
 		}
 		return false
 	}
-	if c.isBroken() && q.source.pool.stopped(c) == stopNone {
+	var large *pgproto3.ExceededMaxBodyLenErr
+	if c.isBroken() && !errors.As(err, &large) && q.source.pool.stopped(c) == stopNone {
 		q.source.pool.flush()
 		return true
 	}
@@ -350,6 +440,10 @@ func (q *pgQuery) failure(ctx context.Context, cause stopCause, b *bounds, err e
 		var timeout interface{ Timeout() bool }
 		if errors.As(err, &timeout) && timeout.Timeout() {
 			return b.timeout(q.spec.Name, err)
+		}
+		var large *pgproto3.ExceededMaxBodyLenErr
+		if errors.As(err, &large) {
+			return sqlFailure(q.spec.Name, fmt.Sprintf("a row is larger than %d MiB; ask for less", maxMessage>>20), err)
 		}
 		if strings.Contains(err.Error(), "two columns") {
 			return sqlFailure(q.spec.Name, err.Error(), nil)

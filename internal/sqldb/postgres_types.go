@@ -149,6 +149,9 @@ func (t pgType) schema() []byte {
 
 // appendPgRow encodes one row. It tells whether the result may go on.
 func appendPgRow(r *rows, st *pgStmt, values [][]byte) bool {
+	if len(st.columns) == 0 {
+		r.dst = append(r.dst, '{')
+	}
 	for i := range st.columns {
 		col := &st.columns[i]
 		r.dst = append(r.dst, col.prefix...)
@@ -192,6 +195,8 @@ func appendPgValue(dst []byte, kind pgKind, v []byte) []byte {
 		switch string(v) {
 		case "NaN", "Infinity", "-Infinity":
 			return append(dst, "null"...)
+		case "-0":
+			return append(dst, '0')
 		}
 		return append(dst, v...)
 	case pgBool:
