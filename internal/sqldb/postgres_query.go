@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"millrace/internal/mcp"
 )
@@ -272,110 +270,6 @@ func (c *pgConn) abandon() {
 
 // isBroken tells whether the connection is of no more use.
 func (c *pgConn) isBroken() bool { return c.abandoned || c.conn.IsClosed() }
-
-// bind writes the arguments in text form, as the types that the server found for the placeholders want them.
-func (q *pgQuery) bind(c *pgConn, st *pgStmt, args []mcp.Value) error {
-	c.values, c.buf = c.values[:0], c.buf[:0]
-	need := 0
-	for _, arg := range q.statement.binds {
-		need += 32 + 2*len(args[arg].Text)
-	}
-	c.buf = slices.Grow(c.buf, need) // values point into it: it must not move
-	for i, arg := range q.statement.binds {
-		v := &args[arg]
-		from := len(c.buf)
-		switch v.Kind {
-		case mcp.KindNull:
-			c.values = append(c.values, nil)
-			continue
-		case mcp.KindInt:
-			c.buf = strconv.AppendInt(c.buf, v.Int, 10)
-		case mcp.KindBool:
-			c.buf = strconv.AppendBool(c.buf, v.Bool())
-		case mcp.KindFloat:
-			format := byte('g')
-			if v.Float > -1e15 && v.Float < 1e15 { // 'g' writes 2e+06, which no integer type reads
-				format = 'f'
-			}
-			c.buf = strconv.AppendFloat(c.buf, v.Float, format, -1, 64)
-		case mcp.KindText:
-			if slices.Contains(v.Text, 0) {
-				return &mcp.ToolError{Kind: kindSQL, Message: fmt.Sprintf("%s: argument %q holds a zero character, which PostgreSQL cannot store; leave it out",
-					q.spec.Name, q.spec.Params[arg].Name)}
-			}
-			text := v.Text
-			if text == nil {
-				text = []byte{} // nil would be NULL
-			}
-			c.values = append(c.values, text)
-			continue
-		case mcp.KindJSON:
-			text := v.Text
-			if i < len(st.description.ParamOIDs) && q.source.typeOf(st.description.ParamOIDs[i]).kind == pgArray {
-				text = arrayLiteral(nil, v.Text)
-			}
-			c.values = append(c.values, text)
-			continue
-		}
-		c.values = append(c.values, c.buf[from:len(c.buf):len(c.buf)])
-	}
-	return nil
-}
-
-// paramTypes are the placeholders' types by the tool's file, for a statement from which the server cannot tell them.
-func (q *pgQuery) paramTypes() []uint32 {
-	oids := make([]uint32, len(q.statement.binds))
-	for i, arg := range q.statement.binds {
-		switch q.spec.Params[arg].Type {
-		case "integer":
-			oids[i] = pgtype.Int8OID
-		case "number":
-			oids[i] = pgtype.Float8OID
-		case "boolean":
-			oids[i] = pgtype.BoolOID
-		case "array", "object":
-			oids[i] = pgtype.JSONBOID
-		default:
-			oids[i] = pgtype.TextOID
-		}
-	}
-	return oids
-}
-
-// arrayLiteral turns a JSON array into PostgreSQL's form of it.
-func arrayLiteral(dst, array []byte) []byte {
-	dst = append(dst, '{')
-	first := true
-	mcp.Elements(array, func(v []byte) bool {
-		if !first {
-			dst = append(dst, ',')
-		}
-		first = false
-		switch v[0] {
-		case '[':
-			dst = arrayLiteral(dst, v)
-		case 'n':
-			dst = append(dst, "NULL"...)
-		case '"', '{':
-			text, isText := mcp.Text(v)
-			if !isText {
-				text = v
-			}
-			dst = append(dst, '"')
-			for _, b := range text {
-				if b == '"' || b == '\\' {
-					dst = append(dst, '\\')
-				}
-				dst = append(dst, b)
-			}
-			dst = append(dst, '"')
-		default:
-			dst = append(dst, v...)
-		}
-		return true
-	})
-	return append(dst, '}')
-}
 
 // isStale tells whether err came of a prepared statement or a connection that had gone stale, and mends that.
 func (q *pgQuery) isStale(c *pgConn, err error) bool {
