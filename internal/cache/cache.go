@@ -7,6 +7,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -152,11 +153,15 @@ type notStored struct{ result mcp.Result }
 
 func (*notStored) Error() string { return "not stored" }
 
+// errNoAnswer is what waiters get where the handler neither returned nor panicked: it ended its goroutine.
+var errNoAnswer = errors.New("the work ended without an answer")
+
 // fly does the work of a flight. It has a context of its own: the first caller may leave, the others still wait.
 func (c *Cache) fly(f *flight, call *mcp.Call, next mcp.Handler) {
 	ctx, cancel := context.WithTimeout(context.Background(), call.Policy.Timeout)
 	defer cancel()
 	call.Deadline, _ = ctx.Deadline()
+	f.err = errNoAnswer
 	defer func() {
 		if p := recover(); p != nil {
 			f.err = fmt.Errorf("panic in %s: %v", call.Target, p)
@@ -176,9 +181,9 @@ func (c *Cache) fly(f *flight, call *mcp.Call, next mcp.Handler) {
 	})
 	switch kept := (*notStored)(nil); {
 	case err == nil:
-		f.result = e.Result
-	case asNotStored(err, &kept):
-		f.result = kept.result
+		f.result, f.err = e.Result, nil
+	case errors.As(err, &kept):
+		f.result, f.err = kept.result, nil
 	default:
 		f.err = err
 	}

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"errors"
 	"sync"
 
 	"millrace/internal/mcp"
@@ -39,5 +38,3 @@ func (fs *flights) leave(f *flight) {
 	fs.mu.Unlock()
 	close(f.done)
 }
-
-func asNotStored(err error, target **notStored) bool { return errors.As(err, target) }

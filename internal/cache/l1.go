@@ -70,6 +70,8 @@ func (l *L1) Fill(ctx context.Context, key []byte, load func(context.Context) (*
 	})
 	e, err := l.entries.Get(ctx, hash, loader)
 	switch {
+	case err != nil && !loaded && ctx.Err() == nil:
+		return load(ctx) // the failure is that of another call at this hash, for which otter made this one wait
 	case err != nil:
 		return nil, err
 	case e.Key != string(key):

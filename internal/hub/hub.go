@@ -56,6 +56,7 @@ var everything = []mcp.Event{{Kind: mcp.ToolsChanged}, {Kind: mcp.PromptsChanged
 func (h *Hub) Since(at uint64) (events []mcp.Event, next uint64, lost bool, more <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	at = max(at, 1) // before the first event there was none
 	if h.next > remembered && at < h.next-remembered {
 		events, lost, at = append(events, everything...), true, h.next-remembered
 	}

@@ -59,26 +59,32 @@ func (m *Memory) Open(_ context.Context, h Hello) (*Session, error) {
 func (m *Memory) Get(_ context.Context, id string, p *mcp.Principal) (*Session, bool) {
 	sh := m.shard(id)
 	sh.mu.RLock()
+	defer sh.mu.RUnlock()
 	s := sh.sessions[id]
-	sh.mu.RUnlock()
 	if s == nil || string(s.Principal.ScopeKey(mcp.ScopePrivate)) != string(p.ScopeKey(mcp.ScopePrivate)) {
 		return nil, false
 	}
-	s.used.Store(time.Now().UnixNano())
+	s.used.Store(time.Now().UnixNano()) // under the lock: the sweep either sees it or has taken the session out
 	return s, true
 }
 
 // Delete ends a session.
 func (m *Memory) Delete(_ context.Context, id string) {
-	sh := m.shard(id)
+	m.deleteIf(m.shard(id), id, func(*Session) bool { return true })
+}
+
+// deleteIf ends a session of sh of which f is true.
+func (m *Memory) deleteIf(sh *shard, id string, f func(*Session) bool) {
 	sh.mu.Lock()
 	s := sh.sessions[id]
+	if s == nil || !f(s) {
+		sh.mu.Unlock()
+		return
+	}
 	delete(sh.sessions, id)
 	sh.mu.Unlock()
-	if s != nil {
-		m.count.Add(-1)
-		s.end()
-	}
+	m.count.Add(-1)
+	s.end()
 }
 
 // Len is how many sessions there are.
@@ -88,7 +94,7 @@ func (m *Memory) Len() int { return int(m.count.Load()) }
 func (m *Memory) Close() {
 	close(m.stop)
 	m.wg.Wait()
-	m.deleteIf(func(*Session) bool { return true })
+	m.deleteAll(func(*Session) bool { return true })
 }
 
 // sweep ends the sessions that have idled out.
@@ -100,12 +106,13 @@ func (m *Memory) sweep() {
 		case <-m.stop:
 			return
 		case now := <-t.C:
-			m.deleteIf(func(s *Session) bool { return s.idle(now.Add(-m.cfg.Idle.Std())) })
+			m.deleteAll(func(s *Session) bool { return s.idle(now.Add(-m.cfg.Idle.Std())) })
 		}
 	}
 }
 
-func (m *Memory) deleteIf(f func(*Session) bool) {
+// deleteAll ends the sessions of which f is true, and still is when their turn comes.
+func (m *Memory) deleteAll(f func(*Session) bool) {
 	for i := range m.shards {
 		sh := &m.shards[i]
 		sh.mu.RLock()
@@ -117,7 +124,7 @@ func (m *Memory) deleteIf(f func(*Session) bool) {
 		}
 		sh.mu.RUnlock()
 		for _, id := range ids {
-			m.Delete(context.Background(), id)
+			m.deleteIf(sh, id, f)
 		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -92,16 +94,19 @@ type Session struct {
 	asked    map[string]chan []byte
 	askedSeq uint64
 	watched  map[string]struct{}
+	watchedB int // bytes of the URIs in watched
 	log      eventLog
 	listener context.CancelFunc // ends the standalone stream that listens now
 	alone    *Stream            // of what belongs to no request
 	hubAt    uint64
 }
 
-// mostWatched is how many resources one session may watch, mostRunning how many requests it may have in flight.
+// mostWatched is how many resources one session may watch, mostWatchedBytes how long their URIs may be together, and
+// mostRunning how many requests it may have in flight.
 const (
-	mostWatched = 1000
-	mostRunning = 1000
+	mostWatched      = 1000
+	mostWatchedBytes = 128 << 10
+	mostRunning      = 1000
 )
 
 // New makes a session of its own, outside any store: that of a stdio connection.
@@ -160,8 +165,10 @@ func (s *Session) Run(id []byte, c Canceller) bool {
 
 // Finish ends what Run began.
 func (s *Session) Finish(id []byte) {
+	now := time.Now().UnixNano()
 	s.mu.Lock()
 	delete(s.running, string(id))
+	s.used.Store(now) // the client may have waited for longer than a session may idle
 	s.mu.Unlock()
 }
 
@@ -211,21 +218,28 @@ func (s *Session) Answer(id string, result []byte) bool {
 func (s *Session) Watch(uri string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, known := s.watched[uri]; !known && len(s.watched) >= mostWatched {
+	if _, known := s.watched[uri]; known {
+		return true
+	}
+	if len(s.watched) >= mostWatched || s.watchedB+len(uri) > mostWatchedBytes {
 		return false
 	}
 	if s.watched == nil {
 		s.watched = map[string]struct{}{}
 	}
 	s.watched[uri] = struct{}{}
+	s.watchedB += len(uri)
 	return true
 }
 
 // Unwatch ends what Watch began.
 func (s *Session) Unwatch(uri string) {
 	s.mu.Lock()
-	delete(s.watched, uri)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if _, known := s.watched[uri]; known {
+		delete(s.watched, uri)
+		s.watchedB -= len(uri)
+	}
 }
 
 // Watches tells whether the client wants to hear of a resource.
@@ -271,19 +285,16 @@ func (s *Session) Attach() (done func()) {
 	return func() {
 		s.mu.Lock()
 		s.open--
-		s.mu.Unlock()
 		s.used.Store(time.Now().UnixNano())
+		s.mu.Unlock()
 	}
 }
 
 // idle tells whether the session has had neither request nor stream since then.
 func (s *Session) idle(since time.Time) bool {
-	if s.used.Load() >= since.UnixNano() {
-		return false
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.open == 0 && len(s.running) == 0
+	return s.open == 0 && len(s.running) == 0 && s.used.Load() < since.UnixNano()
 }
 
 // End ends a session that is in no store.
@@ -291,14 +302,16 @@ func (s *Session) End() { s.end() }
 
 func (s *Session) end() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.isEnded {
+		s.mu.Unlock()
 		return
 	}
 	s.isEnded = true
-	for _, c := range s.running {
-		c.Cancel(ErrSessionEnded)
-	}
+	running := slices.Collect(maps.Values(s.running)) // Run takes no more
 	close(s.ended)
 	s.log.end()
+	s.mu.Unlock()
+	for _, c := range running { // not under mu: what a cancelled request does next is its own affair
+		c.Cancel(ErrSessionEnded)
+	}
 }

@@ -24,18 +24,47 @@ type eventLog struct {
 	events     []logged
 	nextSeq    uint64
 	nextStream uint64
-	dropped    uint64                   // events up to this sequence number are forgotten
-	open       map[uint64]chan struct{} // closed and replaced at each message of the stream
+	dropped    uint64                 // events up to this sequence number are forgotten
+	open       map[uint64]*openStream // by id
+}
+
+// openStream is what is known of a stream on which messages may still come.
+type openStream struct {
+	wake    chan struct{} // closed and replaced at each message
+	dropped uint64        // the last event of this stream that is forgotten
 }
 
 // loggedCost is what an event takes beside its data.
 const loggedCost = 64
 
 func (l *eventLog) end() {
-	for _, wake := range l.open {
-		close(wake)
+	for _, o := range l.open {
+		close(o.wake)
 	}
 	l.open = nil
+}
+
+// trim forgets the oldest events, as many as it takes.
+func (l *eventLog) trim() {
+	for l.bytes > l.max {
+		e := l.events[0]
+		l.bytes -= len(e.data) + loggedCost
+		l.dropped = e.seq
+		if o := l.open[e.stream]; o != nil {
+			o.dropped = e.seq
+		}
+		l.events[0] = logged{} // its data must not live for as long as the array does
+		l.events = l.events[1:]
+	}
+}
+
+// droppedOf gives the last event of a stream that may have been forgotten. Of a stream that has ended it is only known
+// which events of all were.
+func (l *eventLog) droppedOf(id uint64) uint64 {
+	if o := l.open[id]; o != nil {
+		return o.dropped
+	}
+	return l.dropped
 }
 
 // Stream is one event stream of a session: what is sent on it can be read again from any of its events on.
@@ -48,27 +77,26 @@ type Stream struct {
 func (s *Session) NewStream() *Stream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.newStreamLocked()
+}
+
+func (s *Session) newStreamLocked() *Stream {
 	s.log.nextStream++
-	if s.log.open == nil {
-		s.log.open = map[uint64]chan struct{}{}
+	if !s.isEnded {
+		if s.log.open == nil {
+			s.log.open = map[uint64]*openStream{}
+		}
+		s.log.open[s.log.nextStream] = &openStream{wake: make(chan struct{})}
 	}
-	s.log.open[s.log.nextStream] = make(chan struct{})
 	return &Stream{s, s.log.nextStream}
 }
 
 // Standalone gives the session's one stream for messages that belong to no request.
 func (s *Session) Standalone() *Stream {
 	s.mu.Lock()
-	alone := s.alone
-	s.mu.Unlock()
-	if alone != nil {
-		return alone
-	}
-	fresh := s.NewStream()
-	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.alone == nil {
-		s.alone = fresh
+		s.alone = s.newStreamLocked()
 	}
 	return s.alone
 }
@@ -76,7 +104,9 @@ func (s *Session) Standalone() *Stream {
 // Is tells whether two are the same stream.
 func (t *Stream) Is(other *Stream) bool { return t.id == other.id && t.s == other.s }
 
-// Send adds a message to the stream and gives it with its id. last ends the stream.
+// Send adds a message to the stream and gives it with its id. last ends the stream. data is kept: nobody may change it
+// afterwards. A message that alone is more than may be kept is forgotten at once, and its stream cannot be resumed from
+// before it.
 func (t *Stream) Send(data []byte, last bool) Message {
 	s := t.s
 	s.mu.Lock()
@@ -86,18 +116,13 @@ func (t *Stream) Send(data []byte, last bool) Message {
 	e := logged{t.id, l.nextSeq, data, last}
 	l.events = append(l.events, e)
 	l.bytes += len(data) + loggedCost
-	for l.bytes > l.max && len(l.events) > 1 {
-		l.bytes -= len(l.events[0].data) + loggedCost
-		l.dropped = l.events[0].seq
-		l.events[0] = logged{}
-		l.events = l.events[1:]
-	}
-	if wake := l.open[t.id]; wake != nil {
-		close(wake)
+	l.trim()
+	if o := l.open[t.id]; o != nil {
+		close(o.wake)
 		if last {
 			delete(l.open, t.id)
 		} else {
-			l.open[t.id] = make(chan struct{})
+			o.wake = make(chan struct{})
 		}
 	}
 	return Message{eventID(t.id, e.seq), data}
@@ -108,8 +133,8 @@ func (t *Stream) End() {
 	s := t.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if wake := s.log.open[t.id]; wake != nil {
-		close(wake)
+	if o := s.log.open[t.id]; o != nil {
+		close(o.wake)
 		delete(s.log.open, t.id)
 	}
 }
@@ -136,7 +161,7 @@ func (s *Session) Resume(lastEventID string) (messages []Message, stream *Stream
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := &s.log
-	if !ok || id == 0 || id > l.nextStream || seq > l.nextSeq || seq < l.dropped {
+	if !ok || id == 0 || id > l.nextStream || seq > l.nextSeq || seq < l.droppedOf(id) {
 		return nil, nil, nil, false
 	}
 	for _, e := range l.events {
@@ -144,8 +169,8 @@ func (s *Session) Resume(lastEventID string) (messages []Message, stream *Stream
 			messages = append(messages, Message{eventID(id, e.seq), e.data})
 		}
 	}
-	if wake := l.open[id]; wake != nil {
-		more = wake
+	if o := l.open[id]; o != nil {
+		more = o.wake
 	}
 	return messages, &Stream{s, id}, more, true
 }
