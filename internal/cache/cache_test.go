@@ -4,16 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"math"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/zeebo/xxh3"
 	"go.uber.org/goleak"
-	"pgregory.net/rapid"
 
 	"millrace/internal/conf"
 	"millrace/internal/mcp"
@@ -151,83 +150,6 @@ func TestWhatIsNotStored(t *testing.T) {
 	}
 }
 
-func TestOneRunForAllWhoWait(t *testing.T) {
-	t.Parallel()
-	c, n := newCache(t)
-	var runs atomic.Int64
-	gate := make(chan struct{})
-	h := c.Middleware(func(ctx context.Context, call *mcp.Call) (mcp.Result, error) {
-		runs.Add(1)
-		<-gate
-		return answer("x"), ctx.Err()
-	})
-	// The first caller leaves at once; that stops nothing.
-	first, leave := context.WithCancel(t.Context())
-	left := make(chan error, 1)
-	go func() {
-		_, err := h(first, call(mcp.Anonymous, mcp.ScopePublic, 1))
-		left <- err
-	}()
-	for n.misses.Load() == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	leave()
-	if err := <-left; !errors.Is(err, context.Canceled) {
-		t.Errorf("the first caller got %v", err)
-	}
-	var wg sync.WaitGroup
-	const callers = 1000
-	for range callers {
-		wg.Go(func() {
-			if r, err := h(t.Context(), call(mcp.Anonymous, mcp.ScopePublic, 1)); err != nil || string(r.Fields) != "x" {
-				t.Errorf("got %s, %v", r.Fields, err)
-			}
-		})
-	}
-	for n.coalesced.Load() < callers {
-		time.Sleep(time.Millisecond)
-	}
-	close(gate)
-	wg.Wait()
-	if runs.Load() != 1 {
-		t.Errorf("%d runs", runs.Load())
-	}
-}
-
-// A flight's call outlives the request that brought it: nothing of it may point into the request's buffer.
-func TestAFlightKeepsItsOwnArguments(t *testing.T) {
-	t.Parallel()
-	c, n := newCache(t)
-	gate := make(chan struct{})
-	h := c.Middleware(func(_ context.Context, call *mcp.Call) (mcp.Result, error) {
-		<-gate
-		return answer(string(call.Args[0].Text)), nil
-	})
-	buffer := []byte("good")
-	one := call(mcp.Anonymous, mcp.ScopePublic, 0)
-	one.Args[0] = mcp.Value{Kind: mcp.KindText, Text: buffer}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := h(ctx, one); !errors.Is(err, context.Canceled) {
-		t.Fatal(err)
-	}
-	copy(buffer, "evil") // the buffer serves the next request
-	two := call(mcp.Anonymous, mcp.ScopePublic, 0)
-	two.Args[0] = mcp.Value{Kind: mcp.KindText, Text: []byte("good")}
-	done := make(chan mcp.Result, 1)
-	go func() {
-		r, _ := h(t.Context(), two)
-		done <- r
-	}()
-	for n.coalesced.Load() == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	close(gate)
-	if r := <-done; string(r.Fields) != "good" {
-		t.Errorf("got %s", r.Fields)
-	}
-}
-
 func TestFreshness(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -248,6 +170,44 @@ func TestFreshness(t *testing.T) {
 		if _, ok := cache.Ready(one, born.Add(c.age)); ok != c.fresh {
 			t.Errorf("level %s, tool %s, age %s: fresh is %t", c.level, c.tool, c.age, ok)
 		}
+	}
+}
+
+// The same through the whole way, by the clock: otter's own expiry takes part. What is no longer fresh is no longer held.
+func TestLife(t *testing.T) {
+	t.Parallel()
+	const work = time.Second
+	for _, c := range []struct{ level, tool, life time.Duration }{
+		{time.Minute, 10 * time.Second, 10 * time.Second}, {10 * time.Second, time.Minute, 10 * time.Second},
+		{time.Minute, math.MaxInt64, time.Minute}, {math.MaxInt64, math.MaxInt64, time.Hour},
+		{time.Minute, work / 2, 0}, {time.Minute, 0, 0}, {time.Minute, -1, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			cache, _ := newCache(t, func(cfg *Config) { cfg.L1.TTL = conf.Duration(c.level) })
+			var runs atomic.Int64
+			h := cache.Middleware(func(ctx context.Context, call *mcp.Call) (mcp.Result, error) {
+				time.Sleep(work) // a result is as old as the start of its work
+				return echo(&runs)(ctx, call)
+			})
+			one := call(mcp.Anonymous, mcp.ScopePublic, 1)
+			one.Policy.TTL = c.tool
+			status(t, h, one, mcp.CacheMiss)
+			if c.life > 0 {
+				time.Sleep(c.life - work - 1)
+				if r := status(t, h, one, mcp.CacheHit); r.Cache.Age != c.life-1 {
+					t.Errorf("level %s, tool %s: the age is %s", c.level, c.tool, r.Cache.Age)
+				}
+				time.Sleep(1)
+			}
+			if c.life < time.Hour {
+				status(t, h, one, mcp.CacheMiss)
+			}
+			time.Sleep(2 * time.Minute)
+			cache.l1.entries.CleanUp()
+			if n, _ := cache.Size(); c.life < time.Hour && n != 0 {
+				t.Errorf("level %s, tool %s: %d entries that nobody may have are held", c.level, c.tool, n)
+			}
+		})
 	}
 }
 
@@ -282,74 +242,19 @@ func TestBounds(t *testing.T) {
 		status(t, large, call(mcp.Anonymous, mcp.ScopePublic, 10000+i), mcp.CacheMiss)
 	}
 	c.l1.entries.CleanUp()
-	if _, bytes := c.Size(); bytes > 1<<20 {
-		t.Errorf("%d bytes", bytes)
+	if n, bytes := c.Size(); bytes > 1<<20 || n == 0 {
+		t.Errorf("%d entries of %d bytes", n, bytes)
 	}
-}
-
-// The same operations answer alike with the cache and without.
-func TestModel(t *testing.T) {
-	t.Parallel()
-	people := []*mcp.Principal{mcp.Anonymous, mcp.NewPrincipal("a", "x", nil), mcp.NewPrincipal("a", "y", nil), mcp.NewPrincipal("b", "x", []string{"s"})}
-	rapid.Check(t, func(rt *rapid.T) {
-		cfg := DefaultConfig()
-		cfg.L1.Size = 4
-		c, err := New(cfg, &counts{})
-		if err != nil {
-			rt.Fatal(err)
+	huge := c.Middleware(func(context.Context, *mcp.Call) (mcp.Result, error) { return answer(strings.Repeat("x", 2<<20)), nil })
+	for range 2 {
+		if r := status(t, huge, call(mcp.Anonymous, mcp.ScopePublic, -1), mcp.CacheMiss); len(r.Fields) != 2<<20 {
+			t.Errorf("a result beyond the bound comes with %d bytes", len(r.Fields))
 		}
-		defer c.Close()
-		direct := func(_ context.Context, c *mcp.Call) (mcp.Result, error) {
-			who := string(c.Caller.ScopeKey(c.Policy.Scope))
-			if c.Args[0].Int == 3 {
-				return mcp.Result{}, errors.New("three")
-			}
-			return answer(strconv.Quote(who) + strconv.FormatInt(c.Args[0].Int, 10)), nil
+		c.l1.entries.CleanUp()
+		if _, bytes := c.Size(); bytes > 1<<20 {
+			t.Errorf("%d bytes with a result beyond the bound", bytes)
 		}
-		cached := c.Middleware(direct)
-		for range rapid.IntRange(1, 60).Draw(rt, "operations") {
-			p := rapid.SampledFrom(people).Draw(rt, "caller")
-			scope := rapid.SampledFrom([]mcp.Scope{mcp.ScopePrivate, mcp.ScopeTenant, mcp.ScopePublic}).Draw(rt, "scope")
-			arg := rapid.Int64Range(0, 6).Draw(rt, "argument")
-			want, wantErr := direct(context.Background(), call(p, scope, arg))
-			got, err := cached(context.Background(), call(p, scope, arg))
-			if string(got.Fields) != string(want.Fields) || (err == nil) != (wantErr == nil) {
-				rt.Fatalf("got %s, %v; want %s, %v", got.Fields, err, want.Fields, wantErr)
-			}
-		}
-	})
-}
-
-func TestReadyAllocatesNothing(t *testing.T) {
-	c, _ := newCache(t)
-	var runs atomic.Int64
-	one := call(mcp.Anonymous, mcp.ScopePublic, 1)
-	status(t, c.Middleware(echo(&runs)), one, mcp.CacheMiss)
-	now := time.Now()
-	if n := testing.AllocsPerRun(1000, func() {
-		if _, ok := c.Ready(one, now); !ok {
-			t.Fatal("no hit")
-		}
-	}); n != 0 {
-		t.Errorf("%v allocations", n)
 	}
-}
-
-func BenchmarkReady(b *testing.B) {
-	c, _ := newCache(b)
-	var runs atomic.Int64
-	if _, err := c.Middleware(echo(&runs))(b.Context(), call(mcp.Anonymous, mcp.ScopePublic, 1)); err != nil {
-		b.Fatal(err)
-	}
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		one, now := call(mcp.Anonymous, mcp.ScopePublic, 1), time.Now()
-		for pb.Next() {
-			if _, ok := c.Ready(one, now); !ok {
-				b.Error("no hit")
-			}
-		}
-	})
 }
 
 func TestConfigFaults(t *testing.T) {
