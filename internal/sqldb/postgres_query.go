@@ -75,6 +75,7 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 		pool.put(c, broken || c.isBroken() || pool.stopped(c) != stopNone)
 	}()
 	if now := time.Now(); q.spec.Mode == ReadWrite && now.Sub(c.looked) > time.Second {
+		//lint:ignore SA1019 Ping would cost a round trip; this need not find every broken connection, only spare most writes one
 		if err := c.conn.CheckConn(); err != nil { // waits a millisecond for bad news
 			c.abandon()
 			pool.flush()
