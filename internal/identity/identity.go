@@ -45,6 +45,9 @@ func (c *Config) Validate() conf.Faults {
 	return faults
 }
 
+// hashOfNothing comes of hashing a variable that was not set.
+const hashOfNothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
 func validate(faults *conf.Faults, keys []Key, seen map[string]string) {
 	for i, k := range keys {
 		at := fmt.Sprintf("keys[%d]", i)
@@ -57,6 +60,10 @@ func validate(faults *conf.Faults, keys []Key, seen map[string]string) {
 			continue
 		}
 		hash := strings.ToLower(k.SHA256)
+		if hash == hashOfNothing {
+			*faults = append(*faults, conf.Fault{Path: at + ".sha256", Message: "is the SHA-256 of nothing: no caller can have this key",
+				Fix: `set KEY before: printf %s "$KEY" | sha256sum`})
+		}
 		if other, twice := seen[hash]; twice {
 			*faults = append(*faults, conf.Fault{Path: at + ".sha256", Message: fmt.Sprintf("is the key of %q too", other),
 				Fix: "give each holder a key of their own"})
@@ -70,7 +77,8 @@ type Keyring struct {
 	principals map[[sha256.Size]byte]*mcp.Principal
 }
 
-// New reads the keys of cfg, which has been validated, and of its keys_file.
+// New reads the keys of cfg, which has been validated, and of its keys_file. Where a file is named there is a key, or an
+// error.
 func New(cfg Config) (*Keyring, error) {
 	keys := slices.Clone(cfg.Keys)
 	if cfg.KeysFile != "" {
@@ -89,6 +97,11 @@ func New(cfg Config) (*Keyring, error) {
 				seen[strings.ToLower(k.SHA256)] = k.Name
 			}
 			validate(&faults, file.Keys, seen)
+			if len(keys)+len(file.Keys) == 0 {
+				// Who names a file wants callers to be known: one that was emptied must not let everybody in.
+				faults = append(faults, conf.Fault{Path: "keys", Message: "the file holds no key, so everybody could call",
+					Fix: "add one, or leave auth.keys_file out"})
+			}
 			faults = doc.Locate(faults)
 		}
 		if len(faults) > 0 {
