@@ -157,7 +157,7 @@ func TestProgress(t *testing.T) {
 	}
 	for _, more := range [][]string{{}, {"Accept: ", "Accept: application/json"}} {
 		meta := plainMeta
-		if more != nil && len(more) > 0 {
+		if len(more) > 0 {
 			meta = withToken
 		}
 		body = do(s, "POST", call("1", "work", ","+meta), append(modernHeaders("tools/call", "work"), more...)...).Body.String()
