@@ -87,7 +87,7 @@ func TestHit(t *testing.T) {
 func TestIdentitiesAreKeptApart(t *testing.T) {
 	t.Parallel()
 	people := []*mcp.Principal{mcp.Anonymous, mcp.NewPrincipal("acme", "ann", []string{"read"}), mcp.NewPrincipal("acme", "bob", []string{"read"}),
-		mcp.NewPrincipal("acme", "ann", []string{"read", "write"}), mcp.NewPrincipal("other", "ann", []string{"read"}),
+		mcp.NewPrincipal("acme", "ann", []string{"read", "write"}), mcp.NewPrincipal("other", "ann", []string{"read"}), mcp.NewPrincipal("acme", "ann", []string{"write"}),
 		mcp.NewPrincipal("acmeann", "", []string{"read"}), mcp.NewPrincipal("", "acmeann", []string{"read"})}
 	shares := func(s mcp.Scope, a, b *mcp.Principal) bool {
 		tenants := a.Tenant == b.Tenant && fmt.Sprint(a.Scopes) == fmt.Sprint(b.Scopes)
@@ -139,8 +139,15 @@ func TestWhatIsNotStored(t *testing.T) {
 	var runs atomic.Int64
 	h := c.Middleware(echo(&runs))
 	retry, huge, plain := call(mcp.Anonymous, mcp.ScopePublic, 1), call(mcp.Anonymous, mcp.ScopePublic, 1), call(mcp.Anonymous, mcp.ScopePublic, 1)
-	retry.Answer, huge.NoStore, plain.Policy = &mcp.Answer{}, true, &mcp.Policy{Timeout: time.Minute}
+	retry.Answer, huge.NoStore, plain.Policy = &mcp.Answer{}, true, &mcp.Policy{Scope: mcp.ScopePublic, TTL: time.Hour, Timeout: time.Minute}
+	status(t, h, call(mcp.Anonymous, mcp.ScopePublic, 1), mcp.CacheMiss) // there is an entry, and still:
+	runs.Store(0)
 	for range 2 {
+		for _, never := range []*mcp.Call{retry, huge, plain} {
+			if r, ok := c.Ready(never, time.Now()); ok {
+				t.Errorf("at hand: %s", r.Fields)
+			}
+		}
 		status(t, h, retry, mcp.CacheBypass)
 		status(t, h, huge, mcp.CacheBypass)
 		status(t, h, plain, mcp.CacheNone)
@@ -202,7 +209,10 @@ func TestLife(t *testing.T) {
 			if c.life < time.Hour {
 				status(t, h, one, mcp.CacheMiss)
 			}
-			time.Sleep(2 * time.Minute)
+			if c.life > 0 { // what took its place is stored as well
+				status(t, h, one, mcp.CacheHit)
+			}
+			time.Sleep(c.life + 2*time.Second) // otter's wheel turns in steps of about a second
 			cache.l1.entries.CleanUp()
 			if n, _ := cache.Size(); c.life < time.Hour && n != 0 {
 				t.Errorf("level %s, tool %s: %d entries that nobody may have are held", c.level, c.tool, n)
@@ -221,6 +231,24 @@ func TestCollision(t *testing.T) {
 	c.l1.entries.Set(xxh3.Hash128Seed(one.Key(), c.l1.seed), &Entry{Result: answer("another's"), Key: "another", Born: time.Now(), TTL: time.Hour})
 	for range 2 {
 		if r := status(t, h, one, mcp.CacheMiss); string(r.Fields) != "/anonymous/[]/1" {
+			t.Errorf("got %s", r.Fields)
+		}
+	}
+}
+
+// An entry that expired between the look-up that missed it and the flight is not what the flight brings.
+func TestAFlightBringsNothingStale(t *testing.T) {
+	t.Parallel()
+	c, _ := newCache(t)
+	var runs atomic.Int64
+	h := c.Middleware(echo(&runs))
+	one := call(mcp.Anonymous, mcp.ScopePublic, 1)
+	hash := xxh3.Hash128Seed(one.Key(), c.l1.seed)
+	c.l1.entries.Set(hash, &Entry{Result: answer("stale"), Key: string(one.Key()), Born: time.Now(), TTL: time.Hour})
+	e, _ := c.l1.entries.GetIfPresent(hash)
+	e.Born = e.Born.Add(-2 * time.Hour)
+	for _, want := range []mcp.CacheStatus{mcp.CacheMiss, mcp.CacheMiss, mcp.CacheHit} { // the first only clears the way
+		if r := status(t, h, one, want); string(r.Fields) != "/anonymous/[]/1" {
 			t.Errorf("got %s", r.Fields)
 		}
 	}

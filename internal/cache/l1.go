@@ -30,7 +30,7 @@ func NewL1(cfg L1Config) (*L1, error) {
 			return uint32(min(max(uint64(e.Bytes()), least), math.MaxUint32))
 		},
 		ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[xxh3.Uint128, *Entry]) time.Duration {
-			return max(1, min(l.ttl, time.Until(e.Value.Born.Add(e.Value.TTL))))
+			return max(1, time.Until(e.Value.Born.Add(l.life(e.Value)))) // as fresh has it
 		}),
 	})
 	if err != nil {
@@ -48,8 +48,11 @@ func (l *L1) Size() (entries, bytes int64) {
 	return int64(l.entries.EstimatedSize()), int64(l.entries.WeightedSize())
 }
 
+// life is how long e may be served, from its birth.
+func (l *L1) life(e *Entry) time.Duration { return min(e.TTL, l.ttl) }
+
 // fresh tells whether e may be served at now.
-func (l *L1) fresh(e *Entry, now time.Time) bool { return now.Sub(e.Born) < min(e.TTL, l.ttl) }
+func (l *L1) fresh(e *Entry, now time.Time) bool { return now.Sub(e.Born) < l.life(e) }
 
 // Get gives the fresh entry of a key.
 func (l *L1) Get(_ context.Context, key []byte, now time.Time) (*Entry, bool) {
