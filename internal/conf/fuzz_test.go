@@ -21,7 +21,7 @@ func FuzzParse(f *testing.F) {
 	const canary = "Zq7canary"
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if strings.Contains(string(data), canary) {
-			t.Skip()
+			return
 		}
 		d, faults := Parse("f.yaml", data, func(name string) (string, bool) { return canary, name != "NOPE" })
 		if d == nil {

@@ -26,7 +26,7 @@ func FuzzConfig(f *testing.F) {
 	const canary = "Zq7canary"
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) > 1<<16 || strings.Contains(string(data), canary) {
-			t.Skip()
+			return
 		}
 		l, faults := Load("f.yaml", data, func(name string) (string, bool) { return canary, name != "NOPE" })
 		if l == nil {
