@@ -9,7 +9,11 @@ const hexDigits = "0123456789abcdef"
 
 // AppendText writes s as a JSON string. Bytes that are no UTF-8 become U+FFFD.
 func AppendText[S ~string | ~[]byte](dst []byte, s S) []byte {
-	dst = append(dst, '"')
+	return append(AppendEscaped(append(dst, '"'), s), '"')
+}
+
+// AppendEscaped writes what stands between the quotes of s as a JSON string.
+func AppendEscaped[S ~string | ~[]byte](dst []byte, s S) []byte {
 	start := 0
 	for i := 0; i < len(s); {
 		c := s[i]
@@ -44,8 +48,7 @@ func AppendText[S ~string | ~[]byte](dst []byte, s S) []byte {
 		}
 		i += n
 	}
-	dst = append(dst, s[start:]...)
-	return append(dst, '"')
+	return append(dst, s[start:]...)
 }
 
 // AppendInt writes n as a JSON number.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"millrace/internal/mcp"
 )
 
 // pgKind is what a type's values become in JSON.
@@ -188,7 +190,7 @@ func appendPgValue(dst []byte, kind pgKind, v []byte) []byte {
 		}
 		n, err := strconv.ParseInt(string(v), 10, 64)
 		if err != nil {
-			return appendText(dst, v)
+			return mcp.AppendText(dst, v)
 		}
 		return appendInt(dst, n)
 	case pgFloat:
@@ -210,14 +212,14 @@ func appendPgValue(dst []byte, kind pgKind, v []byte) []byte {
 			return appendBase64(dst, raw)
 		}
 	}
-	return appendText(dst, v)
+	return mcp.AppendText(dst, v)
 }
 
 // appendPgTime turns "2026-01-02 03:04:05.6+00" into ISO 8601, with a zone into RFC 3339 in UTC. infinity and years
 // before Christ, which neither has, stay as they are.
 func appendPgTime(dst, v []byte, zoned bool) []byte {
 	if len(v) < len("2006-01-02 15:04:05") || v[10] != ' ' || bytes.HasSuffix(v, []byte("BC")) {
-		return appendText(dst, v)
+		return mcp.AppendText(dst, v)
 	}
 	if zoned && !bytes.HasSuffix(v, []byte("+00")) {
 		for _, layout := range []string{"2006-01-02 15:04:05.999999-07", "2006-01-02 15:04:05.999999-07:00", "2006-01-02 15:04:05.999999-07:00:00"} {
@@ -225,7 +227,7 @@ func appendPgTime(dst, v []byte, zoned bool) []byte {
 				return append(t.UTC().AppendFormat(append(dst, '"'), time.RFC3339Nano), '"')
 			}
 		}
-		return appendText(dst, v)
+		return mcp.AppendText(dst, v)
 	}
 	dst = append(append(append(dst, '"'), v[:10]...), 'T')
 	if zoned {
@@ -249,7 +251,7 @@ func appendPgArray(dst []byte, t pgType, v []byte) []byte {
 	}
 	out, rest, err := arrayLevel(dst, t, body, 0)
 	if err != nil || len(rest) > 0 {
-		return appendText(dst, v)
+		return mcp.AppendText(dst, v)
 	}
 	return out
 }

@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"millrace/internal/mcp"
 )
 
 // maxExact is the largest integer up to which every integer is a JSON number that all readers understand alike.
@@ -88,7 +90,7 @@ func columnPrefix(i int, name string) []byte {
 	if i == 0 {
 		prefix[0] = '{'
 	}
-	return append(appendText(prefix, name), ':')
+	return append(mcp.AppendText(prefix, name), ':')
 }
 
 // appendInt writes v, as a string where a reader that counts in doubles could misread it.
@@ -133,53 +135,6 @@ var plain = func() (t [256]bool) {
 	return t
 }()
 
-// appendText writes s as a JSON string. What is not UTF-8 becomes U+FFFD.
-func appendText[S ~string | ~[]byte](dst []byte, s S) []byte {
-	dst = append(dst, '"')
-	dst = appendEscaped(dst, s)
-	return append(dst, '"')
-}
-
-func appendEscaped[S ~string | ~[]byte](dst []byte, s S) []byte {
-	start := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if plain[c] {
-			i++
-			continue
-		}
-		if c >= utf8.RuneSelf {
-			r, size := utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
-			if r != utf8.RuneError || size > 1 {
-				i += size
-				continue
-			}
-			dst = append(dst, s[start:i]...)
-			dst = append(dst, "\uFFFD"...)
-			i++
-			start = i
-			continue
-		}
-		dst = append(dst, s[start:i]...)
-		const hex = "0123456789abcdef"
-		switch c {
-		case '"', '\\':
-			dst = append(dst, '\\', c)
-		case '\n':
-			dst = append(dst, '\\', 'n')
-		case '\r':
-			dst = append(dst, '\\', 'r')
-		case '\t':
-			dst = append(dst, '\\', 't')
-		default:
-			dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
-		}
-		i++
-		start = i
-	}
-	return append(dst, s[start:]...)
-}
-
 // closeText ends a JSON string whose raw bytes already stand at dst[from:], straight after the opening quote. Most text
 // needs no escape and stays where the engine put it.
 func closeText(dst []byte, from int) []byte {
@@ -209,7 +164,7 @@ func closeOddText(dst []byte, from, i int) []byte {
 	}
 	if i < len(dst) {
 		raw := slices.Clone(dst[i:])
-		dst = appendEscaped(dst[:i], raw)
+		dst = mcp.AppendEscaped(dst[:i], raw)
 	}
 	return append(dst, '"')
 }
@@ -226,7 +181,7 @@ func appendJSON(dst, src []byte) []byte {
 	n := len(dst)
 	out, err := jsontext.AppendFormat(dst, src, jsontext.AllowDuplicateNames(true), jsontext.PreserveRawStrings(true))
 	if err != nil {
-		return appendText(dst[:n], src)
+		return mcp.AppendText(dst[:n], src)
 	}
 	return out
 }
@@ -235,10 +190,10 @@ func appendJSON(dst, src []byte) []byte {
 // another form stays as it is.
 func appendDateTime(dst, s []byte) []byte {
 	if len(s) < len("2006-01-02 15:04") || s[4] != '-' || s[7] != '-' || s[10] != ' ' && s[10] != 'T' || s[13] != ':' {
-		return appendText(dst, s)
+		return mcp.AppendText(dst, s)
 	}
 	from := len(dst) + 1
-	dst = appendText(dst, s)
+	dst = mcp.AppendText(dst, s)
 	if len(dst) > from+10 && dst[from+10] == ' ' {
 		dst[from+10] = 'T'
 	}

@@ -186,7 +186,7 @@ func appendDeclared(dst []byte, d declared, text []byte) []byte {
 			return append(dst, "false"...)
 		}
 	}
-	return appendText(dst, text)
+	return mcp.AppendText(dst, text)
 }
 
 // appendDecimal writes what SQLite keeps of a DECIMAL: a string, as the column's other values are.
