@@ -41,6 +41,7 @@ func Listen(cfg Config, log *slog.Logger) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", cfg.Address, err)
 	}
+	l = lazyListener{l}
 	if secure != nil {
 		l = tls.NewListener(l, secure.config())
 	}

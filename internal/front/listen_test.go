@@ -135,7 +135,7 @@ func TestFixedBuffers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	raw, err := l.(*net.TCPListener).SyscallConn()
+	raw, err := l.(lazyListener).Listener.(*net.TCPListener).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func inBubble(t *testing.T, cfg Config, h http.Handler, f func(t *testing.T, l *
 		l := newPipeListener()
 		s := NewHTTPServer(cfg, h, slog.New(slog.DiscardHandler))
 		var wg sync.WaitGroup
-		wg.Go(func() { s.Serve(l) })
+		wg.Go(func() { s.Serve(lazyListener{l}) })
 		f(t, l)
 		s.Close()
 		wg.Wait()
