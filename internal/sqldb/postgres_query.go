@@ -90,11 +90,7 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 	if err != nil {
 		return dst, outcome, q.isStale(c, err), q.failure(ctx, pool.stopped(c), b, err)
 	}
-	begin := controlBeginRead
-	if q.spec.Mode == ReadWrite {
-		begin = controlBeginWrite
-	}
-	out, outcome, err = q.rows(dst, c, st, x, begin)
+	out, outcome, err = q.rows(dst, c, st, x)
 	if errors.Is(err, errTooMany) {
 		broken, err = true, nil
 	}
@@ -142,19 +138,15 @@ func (c *pgConn) commit() (committed, clean bool, err error) {
 	for _, control := range afterCommit {
 		c.send(c.control[control].Name, nil, nil, 0)
 	}
-	frontend := c.conn.Frontend()
-	frontend.SendSync(&pgproto3.Sync{})
-	if err := frontend.Flush(); err != nil {
-		c.abandon()
+	if err := c.sync(); err != nil {
 		return false, false, err
 	}
 	for done := 0; ; {
-		message, failure := c.conn.ReceiveMessage(context.Background())
+		message, failure := c.receive()
 		if failure != nil {
 			if err == nil {
 				err = failure
 			}
-			c.abandon()
 			return committed, false, err
 		}
 		switch m := message.(type) {
@@ -189,33 +181,52 @@ var errTooMany = errors.New("more rows than are read")
 // since it can be undone by the statement; a transaction's cannot once the statement has a snapshot.
 //
 // The messages are written and read one by one, since pgconn's batch allocates for each of its statements: 2 of 46 µs.
-func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution, begin int) ([]byte, Outcome, error) {
-	c.send(c.control[begin].Name, nil, nil, 0)
-	c.send(st.description.Name, c.values, st.formats, q.fetch)
-	if q.spec.Mode == ReadOnly {
-		c.send(c.control[controlRollback].Name, nil, nil, 0)
-	}
-	if q.spec.Mode == ReadOnly && q.locks {
-		c.send(c.control[controlUnlock].Name, nil, nil, 0)
-	}
-	frontend := c.conn.Frontend()
-	frontend.SendSync(&pgproto3.Sync{})
-	if err := frontend.Flush(); err != nil {
-		c.abandon()
+func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution) ([]byte, Outcome, error) {
+	commands := q.sendTransaction(c, st)
+	if err := c.sync(); err != nil {
 		return dst, Outcome{}, err
 	}
+	out, outcome, err := q.reply(dst, c, st, x, commands)
+	if errors.Is(err, errTooMany) {
+		return out, outcome, err
+	}
+	if readyErr := c.ready(); err == nil {
+		err = readyErr
+	}
+	if err != nil {
+		return dst, Outcome{}, err
+	}
+	return out, outcome, nil
+}
+
+// sendTransaction queues the statement, whose arguments have been bound, with what goes around it: the whole of a
+// read's transaction, or the beginning of a write's. It gives the number of commands.
+func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt) (commands int) {
+	if q.spec.Mode == ReadWrite {
+		c.send(c.control[controlBeginWrite].Name, nil, nil, 0)
+		c.send(st.description.Name, c.values, st.formats, q.fetch)
+		return 2
+	}
+	c.send(c.control[controlBeginRead].Name, nil, nil, 0)
+	c.send(st.description.Name, c.values, st.formats, q.fetch)
+	c.send(c.control[controlRollback].Name, nil, nil, 0)
+	if q.locks {
+		c.send(c.control[controlUnlock].Name, nil, nil, 0)
+		return 4
+	}
+	return 3
+}
+
+// reply reads what the server answers to sendTransaction. After an error from the server it has skipped all that was
+// sent before the next Sync; after any other the connection is abandoned.
+func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, commands int) ([]byte, Outcome, error) {
 	r := beginRows(dst, q.spec.MaxRows, q.spec.MaxBytes)
 	var outcome Outcome
-	var failed error
-	extra, done := 0, 0 // rows beyond the bounds; commands that have ended
-	for {
-		message, err := c.conn.ReceiveMessage(context.Background())
+	extra := 0 // rows beyond the bounds
+	for done := 0; done < commands; {
+		message, err := c.receive()
 		if err != nil {
-			if failed == nil {
-				failed = err
-			}
-			c.abandon()
-			return dst, Outcome{}, failed
+			return dst, Outcome{}, err
 		}
 		switch m := message.(type) {
 		case *pgproto3.DataRow:
@@ -239,18 +250,54 @@ func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution, begin in
 		case *pgproto3.EmptyQueryResponse, *pgproto3.PortalSuspended:
 			done++
 		case *pgproto3.ErrorResponse:
+			return dst, Outcome{}, pgconn.ErrorResponseToPgError(m)
+		}
+	}
+	outcome.Rows, outcome.Truncated = r.n, r.truncated
+	if len(st.columns) == 0 && r.n == 0 && !r.truncated { // SELECT without a list gives rows of no columns
+		return appendAffected(r.dst[:len(dst)], outcome.Affected), outcome, nil
+	}
+	return r.end(), outcome, nil
+}
+
+// sync sends what is queued and asks the server to say when it is through.
+func (c *pgConn) sync() error {
+	frontend := c.conn.Frontend()
+	frontend.SendSync(&pgproto3.Sync{})
+	if err := frontend.Flush(); err != nil {
+		c.abandon()
+		return err
+	}
+	return nil
+}
+
+// receive reads one message; without one the connection is abandoned.
+func (c *pgConn) receive() (pgproto3.BackendMessage, error) {
+	message, err := c.conn.ReceiveMessage(context.Background())
+	if err != nil {
+		c.abandon()
+	}
+	return message, err
+}
+
+// ready reads until the server is through with what went before a Sync, and gives the first error that it reports.
+func (c *pgConn) ready() error {
+	if c.isBroken() {
+		return nil // the error is known
+	}
+	var failed error
+	for {
+		message, err := c.receive()
+		if err != nil {
+			return err
+		}
+		switch m := message.(type) {
+		case *pgproto3.ErrorResponse:
 			if failed == nil {
 				failed = pgconn.ErrorResponseToPgError(m)
 			}
 		case *pgproto3.ReadyForQuery:
-			if failed != nil {
-				return dst, Outcome{}, failed
-			}
-			outcome.Rows, outcome.Truncated = r.n, r.truncated
-			if len(st.columns) == 0 && r.n == 0 && !r.truncated { // SELECT without a list gives rows of no columns
-				return appendAffected(r.dst[:len(dst)], outcome.Affected), outcome, nil
-			}
-			return r.end(), outcome, nil
+			return failed
 		}
 	}
 }
