@@ -20,6 +20,10 @@ const (
 	reapEvery = 100
 )
 
+// mostOpening is how many connections may be opened at a time. When many calls come at once, the first connections serve
+// them before as many more as there are calls would have been opened.
+const mostOpening = 4
+
 // commitGrace is how long a rollback or commit may take after the statement's own time is over.
 const commitGrace = 10 * time.Second
 
@@ -47,6 +51,7 @@ type pool[C pooled] struct {
 	overflow int
 	wait     time.Duration
 	open     func(ctx context.Context, deadline time.Time) (C, error)
+	beside   func() // where set, called at each look; it goes on while a connection is in use or being opened
 
 	stop chan struct{} // closed by close
 	wg   sync.WaitGroup
@@ -92,11 +97,20 @@ func (p *place) state() *place { return p }
 type lease struct {
 	ctx      context.Context // nil while the connection is idle
 	deadline time.Time
+	shared   bool // instead of these, it may last for rideLimit looks
+	looks    int
 }
 
 type waiter[C pooled] struct {
-	run  lease
-	conn chan C // gets a connection, or the zero C: there is room to open one, or the pool is closed
+	run   lease
+	grant chan grant[C] // of one
+}
+
+// grant is what a waiter gets: a connection, an error, or, with neither, the right to open a connection, which counts as
+// being opened already.
+type grant[C pooled] struct {
+	conn C
+	err  error
 }
 
 func newPool[C pooled](source, role string, cfg PoolConfig, open func(context.Context, time.Time) (C, error)) *pool[C] {
@@ -110,7 +124,7 @@ func newPool[C pooled](source, role string, cfg PoolConfig, open func(context.Co
 
 // get gives a connection that is interrupted when ctx is done or the deadline passes. put must follow.
 func (p *pool[C]) get(ctx context.Context, deadline time.Time) (C, error) {
-	run := lease{ctx, deadline}
+	run := lease{ctx: ctx, deadline: deadline}
 	p.mu.Lock()
 	if p.idle > 0 && !p.closed {
 		c := p.takeIdle()
@@ -152,61 +166,73 @@ func (p *pool[C]) remove(c C) {
 	p.all = slices.DeleteFunc(p.all, func(o C) bool { return o == c })
 }
 
+// mayOpen tells whether there is room for one more connection, and not so many are being opened that one more would only
+// slow those down. p.mu is locked.
+func (p *pool[C]) mayOpen() bool {
+	return len(p.all)+p.opening < p.size+p.overflow && p.opening < mostOpening
+}
+
 // getSlow opens a connection or waits for one. p.mu is locked, and unlocked on return.
 func (p *pool[C]) getSlow(run lease) (C, error) {
 	var none C
-	started := time.Time{}
-	for {
-		if p.closed {
-			p.mu.Unlock()
-			return none, unavailable(p.source, errClosed)
-		}
-		if len(p.all)+p.opening < p.size+p.overflow {
-			p.opening++
-			p.mu.Unlock()
-			return p.openOne(run)
-		}
-		w := &waiter[C]{run: run, conn: make(chan C, 1)}
-		p.waiters = append(p.waiters, w)
-		p.waitCount++
+	switch {
+	case p.closed:
 		p.mu.Unlock()
-
-		if started.IsZero() {
-			started = time.Now()
-		}
-		most := min(p.wait, run.deadline.Sub(started))
-		timer := time.NewTimer(most - time.Since(started))
-		var c C
-		var err error
-		select {
-		case c = <-w.conn:
-		case <-run.ctx.Done():
-			err = run.ctx.Err()
-		case <-timer.C:
-			err = overloaded(p.source, most)
-		}
-		timer.Stop()
-		p.mu.Lock()
-		p.waitTime += time.Since(started)
-		if err != nil {
-			if i := slices.Index(p.waiters, w); i >= 0 {
-				p.waiters = slices.Delete(p.waiters, i, i+1)
-				p.mu.Unlock()
-			} else {
-				p.mu.Unlock()
-				if c = <-w.conn; c != none { // handed over at the same moment
-					p.put(c, false)
-				} else {
-					p.pass()
-				}
-			}
-			return none, err
-		}
-		if c != none {
-			p.mu.Unlock()
-			return c, nil
-		}
+		return none, unavailable(p.source, errClosed)
+	case p.mayOpen():
+		p.opening++
+		p.watch()
+		p.mu.Unlock()
+		return p.openOne(run)
 	}
+	w := &waiter[C]{run: run, grant: make(chan grant[C], 1)}
+	p.waiters = append(p.waiters, w)
+	p.waitCount++
+	p.mu.Unlock()
+
+	started := time.Now()
+	most := min(p.wait, run.deadline.Sub(started))
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	var g grant[C]
+	select {
+	case g = <-w.grant:
+	case <-run.ctx.Done():
+		g = p.leave(w, run.ctx.Err())
+	case <-timer.C:
+		g = p.leave(w, overloaded(p.source, most))
+	}
+	p.mu.Lock()
+	p.waitTime += time.Since(started)
+	p.mu.Unlock()
+	if g.conn == none && g.err == nil {
+		return p.openOne(run)
+	}
+	return g.conn, g.err
+}
+
+// leave takes a waiter out of the line. What it was granted at the same moment goes to the next.
+func (p *pool[C]) leave(w *waiter[C], err error) grant[C] {
+	var none C
+	p.mu.Lock()
+	i := slices.Index(p.waiters, w)
+	if i >= 0 {
+		p.waiters = slices.Delete(p.waiters, i, i+1)
+		p.mu.Unlock()
+		return grant[C]{err: err}
+	}
+	p.mu.Unlock()
+	switch g := <-w.grant; {
+	case g.conn != none:
+		p.put(g.conn, false)
+	case g.err == nil:
+		p.mu.Lock()
+		p.opening--
+		p.wakeOne()
+		p.emptied()
+		p.mu.Unlock()
+	}
+	return grant[C]{err: err}
 }
 
 func (p *pool[C]) openOne(run lease) (C, error) {
@@ -215,6 +241,9 @@ func (p *pool[C]) openOne(run lease) (C, error) {
 	defer p.mu.Unlock()
 	p.opening--
 	if err != nil {
+		if len(p.all) == 0 {
+			p.refuse(err) // those in line would hear the same, one after the other
+		}
 		p.wakeOne()
 		p.emptied()
 		return c, err
@@ -222,6 +251,7 @@ func (p *pool[C]) openOne(run lease) (C, error) {
 	p.add(c)
 	c.state().run = run
 	p.watch()
+	p.wakeOne()
 	return c, nil
 }
 
@@ -236,10 +266,9 @@ func (p *pool[C]) put(c C, broken bool) {
 		c.state().cause = stopNone
 	}
 	if len(p.waiters) > 0 && !broken {
-		w := p.waiters[0]
-		p.waiters = slices.Delete(p.waiters, 0, 1)
+		w := p.first()
 		c.state().run = w.run
-		w.conn <- c
+		w.grant <- grant[C]{conn: c}
 		p.mu.Unlock()
 		return
 	}
@@ -258,20 +287,25 @@ func (p *pool[C]) put(c C, broken bool) {
 	p.mu.Unlock()
 }
 
-// pass gives on to the next in line the room that the caller was offered and does not use.
-func (p *pool[C]) pass() {
-	p.mu.Lock()
-	p.wakeOne()
-	p.mu.Unlock()
+// first takes the first waiter out of the line. p.mu is locked.
+func (p *pool[C]) first() *waiter[C] {
+	w := p.waiters[0]
+	p.waiters = slices.Delete(p.waiters, 0, 1)
+	return w
 }
 
-// wakeOne lets the first in line try to open a connection. p.mu is locked.
+// wakeOne lets the first in line open a connection, if one may be opened. p.mu is locked.
 func (p *pool[C]) wakeOne() {
-	if len(p.waiters) > 0 {
-		w := p.waiters[0]
-		p.waiters = slices.Delete(p.waiters, 0, 1)
-		var none C
-		w.conn <- none
+	if len(p.waiters) > 0 && !p.closed && p.mayOpen() {
+		p.opening++
+		p.first().grant <- grant[C]{}
+	}
+}
+
+// refuse turns away all that wait. p.mu is locked.
+func (p *pool[C]) refuse(err error) {
+	for len(p.waiters) > 0 {
+		p.first().grant <- grant[C]{err: err}
 	}
 }
 
@@ -279,7 +313,7 @@ func (p *pool[C]) wakeOne() {
 // tells why the statement had been stopped, if it had.
 func (p *pool[C]) extend(c C) stopCause {
 	p.mu.Lock()
-	c.state().run = lease{context.Background(), time.Now().Add(commitGrace)}
+	c.state().run = lease{ctx: context.Background(), deadline: time.Now().Add(commitGrace)}
 	cause := c.state().cause
 	p.mu.Unlock()
 	if cause != stopNone {
@@ -289,6 +323,13 @@ func (p *pool[C]) extend(c C) stopCause {
 		p.mu.Unlock()
 	}
 	return cause
+}
+
+// share lets a connection in use go on beyond its caller's time: others have their work on it too.
+func (p *pool[C]) share(c C) {
+	p.mu.Lock()
+	c.state().run = lease{ctx: context.Background(), shared: true}
+	p.mu.Unlock()
 }
 
 // stopped tells why a connection in use was interrupted.
@@ -319,6 +360,9 @@ func (p *pool[C]) watchLoop() {
 		}
 		if looks%reapEvery == 0 {
 			p.reap()
+		}
+		if p.beside != nil {
+			p.beside()
 		}
 		p.mu.Lock()
 		busy := p.look(time.Now())
@@ -377,6 +421,7 @@ func (p *pool[C]) closeIdle(idle []C) {
 
 // look interrupts what has run out of time or is no longer wanted. p.mu is locked.
 func (p *pool[C]) look(now time.Time) (busy bool) {
+	busy = p.opening > 0
 	for _, c := range p.all {
 		if c.state().run.ctx == nil {
 			continue
@@ -385,10 +430,17 @@ func (p *pool[C]) look(now time.Time) (busy bool) {
 		if c.state().cause != stopNone {
 			continue
 		}
+		run := &c.state().run
+		run.looks++
 		switch {
-		case c.state().run.ctx.Err() != nil:
+		case run.shared:
+			if run.looks <= rideLimit {
+				continue
+			}
+			c.state().cause = stopTimeout
+		case run.ctx.Err() != nil:
 			c.state().cause = stopCancel
-		case now.After(c.state().run.deadline):
+		case now.After(run.deadline):
 			c.state().cause = stopTimeout
 		default:
 			continue
@@ -434,9 +486,7 @@ func (p *pool[C]) close() {
 	for p.idle > 0 {
 		idle = append(idle, p.takeIdle())
 	}
-	for len(p.waiters) > 0 {
-		p.wakeOne()
-	}
+	p.refuse(unavailable(p.source, errClosed))
 	p.mu.Unlock()
 	p.closeIdle(idle)
 	<-p.empty

@@ -39,6 +39,7 @@ type postgresSource struct {
 	cfg    Config
 	config *pgconn.Config
 	pool   *pool[*pgConn]
+	trips  trips
 	log    *slog.Logger
 
 	mu      sync.Mutex        // guards what follows
@@ -63,6 +64,8 @@ func newPostgres(name string, cfg Config, log *slog.Logger) (Source, error) {
 	}
 	s := &postgresSource{name: name, cfg: cfg, config: config, log: log, numbers: map[string]int{}, types: map[uint32]pgType{}}
 	s.pool = newPool(name, "primary", cfg.Pool, s.open)
+	s.trips.most = min(mostTrips, cfg.Pool.Size)
+	s.pool.beside = s.trips.look
 	return s, nil
 }
 
@@ -71,8 +74,7 @@ type pgConn struct {
 	place
 
 	conn      *pgconn.PgConn
-	stmts     []*pgStmt // by pgQuery.number; nil where not prepared yet
-	control   [controlPing + 1]*pgconn.StatementDescription
+	stmts     []*pgStmt                      // by pgQuery.number; nil where not prepared yet
 	notice    func(severity, message string) // of the run
 	cancelled chan struct{}                  // closed when a cancel request is through; nil where there was none
 	values    [][]byte                       // of the run's parameters
@@ -93,13 +95,42 @@ const (
 	controlDropTemporary
 	controlUnlock
 	controlPing
+	controlCount
 )
 
-var controlSQL = [...]string{
+var controlSQL = [controlCount]string{
 	controlBeginRead: "BEGIN TRANSACTION READ ONLY", controlBeginWrite: "BEGIN TRANSACTION READ WRITE",
 	controlCommit: "COMMIT", controlRollback: "ROLLBACK",
 	controlResetUser: "RESET SESSION AUTHORIZATION", controlResetAll: "RESET ALL", controlDropTemporary: "DISCARD TEMPORARY",
 	controlUnlock: "SELECT pg_catalog.pg_advisory_unlock_all()", controlPing: "SELECT 1",
+}
+
+// controlNames are the names under which they are prepared.
+var controlNames = func() (names [controlCount]string) {
+	for i := range names {
+		names[i] = "millrace_" + strconv.Itoa(i)
+	}
+	return names
+}()
+
+// prepareControls prepares our own statements, all in one round trip: many connections are opened at once when calls
+// come all at once.
+func (c *pgConn) prepareControls(ctx context.Context) error {
+	deadline, _ := ctx.Deadline()
+	if err := c.conn.Conn().SetDeadline(deadline); err != nil {
+		return err
+	}
+	for i, sql := range controlSQL {
+		c.conn.Frontend().SendParse(&pgproto3.Parse{Name: controlNames[i], Query: sql})
+	}
+	err := c.sync()
+	if err == nil {
+		err = c.ready()
+	}
+	if err == nil {
+		err = c.conn.Conn().SetDeadline(time.Time{})
+	}
+	return err
 }
 
 // afterCommit goes with every COMMIT, in its round trip: what a write left in the session (a role, a search path, a time
@@ -125,11 +156,8 @@ func (s *postgresSource) open(_ context.Context, deadline time.Time) (*pgConn, e
 	conn, err := pgconn.ConnectConfig(ctx, config)
 	if err == nil {
 		c.conn = conn
-		for i, sql := range controlSQL {
-			if c.control[i], err = conn.Prepare(ctx, "millrace_"+strconv.Itoa(i), sql, nil); err != nil {
-				c.close()
-				break
-			}
+		if err = c.prepareControls(ctx); err != nil {
+			c.close()
 		}
 	}
 	s.mu.Lock()
@@ -236,7 +264,11 @@ func (s *postgresSource) Ping(ctx context.Context) error {
 }
 
 // Stats implements Source.
-func (s *postgresSource) Stats() []PoolStats { return []PoolStats{s.pool.stats()} }
+func (s *postgresSource) Stats() []PoolStats {
+	stats := s.pool.stats()
+	stats.Waiting += s.trips.queue()
+	return []PoolStats{stats}
+}
 
 // Close implements Source.
 func (s *postgresSource) Close() error {
@@ -246,7 +278,7 @@ func (s *postgresSource) Close() error {
 
 // run executes one of our own statements.
 func (c *pgConn) run(control int) error {
-	_, err := c.conn.ExecStatement(context.Background(), c.control[control], nil, nil, nil).Close()
+	_, err := c.conn.ExecStatement(context.Background(), &pgconn.StatementDescription{Name: controlNames[control]}, nil, nil, nil).Close()
 	return err
 }
 
@@ -263,12 +295,18 @@ type pgColumn struct {
 	typ    pgType
 }
 
+// known gives the query's prepared statement if it has been prepared here, else nil.
+func (c *pgConn) known(q *pgQuery) *pgStmt {
+	if q.number < len(c.stmts) {
+		return c.stmts[q.number]
+	}
+	return nil
+}
+
 // stmt gives the query's prepared statement, preparing it on its first use here.
 func (c *pgConn) stmt(ctx context.Context, q *pgQuery) (*pgStmt, error) {
-	if q.number < len(c.stmts) {
-		if st := c.stmts[q.number]; st != nil {
-			return st, nil
-		}
+	if st := c.known(q); st != nil {
+		return st, nil
 	}
 	name := "millrace_q" + strconv.Itoa(q.number)
 	description, err := c.conn.Prepare(ctx, name, q.statement.sql, nil)
@@ -306,10 +344,10 @@ func (c *pgConn) stmt(ctx context.Context, q *pgQuery) (*pgStmt, error) {
 
 // forget drops a prepared statement that no longer fits the tables.
 func (c *pgConn) forget(q *pgQuery) {
-	if q.number < len(c.stmts) && c.stmts[q.number] != nil {
+	if st := c.known(q); st != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
 		defer cancel()
-		_ = c.conn.Deallocate(ctx, c.stmts[q.number].description.Name)
+		_ = c.conn.Deallocate(ctx, st.description.Name)
 		c.stmts[q.number] = nil
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -28,6 +29,9 @@ type pgQuery struct {
 	locks     bool   // the text may take the session's advisory locks, which no rollback releases
 	span      time.Duration
 	limit     limit
+
+	took       quickest     // of its runs alone, all that it waits for included
+	aloneUntil atomic.Int64 // it shares no round trip before; nanoseconds since 1970
 }
 
 // The states in PostgreSQL's own words (SQLSTATE) that matter here.
@@ -50,10 +54,23 @@ func (q *pgQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]byte, Ou
 		return dst, Outcome{}, fmt.Errorf("%s: %d arguments for %d parameters", q.spec.Name, len(x.Args), len(q.spec.Params))
 	}
 	b := runBounds(q.span, q.limit, x)
+	if q.shares(x) {
+		return q.travel(ctx, dst, x, &b)
+	}
+	return q.alone(ctx, dst, x, &b)
+}
+
+// alone runs the statement on a connection of its own.
+func (q *pgQuery) alone(ctx context.Context, dst []byte, x *Execution, b *bounds) ([]byte, Outcome, error) {
 	for try := 0; ; try++ {
-		out, outcome, again, err := q.attempt(ctx, dst, x, &b)
+		out, outcome, again, err := q.attempt(ctx, dst, x, b)
 		// Tried again unseen, and once: a plan that the tables have outgrown, a connection that had died while idle, and a
 		// read whose connection broke. A write that was sent is not repeated when its connection breaks.
+		if err == nil && q.spec.Mode == ReadOnly {
+			took := time.Since(b.deadline.Add(-b.span))
+			q.took.add(took)
+			q.source.trips.quickest.add(took)
+		}
 		if err == nil || !again || try > 0 || ctx.Err() != nil {
 			return out, outcome, err
 		}
@@ -134,9 +151,9 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 // commit ends a write's transaction and cleans the session, in one round trip. clean tells that the connection may serve
 // the next call.
 func (c *pgConn) commit() (committed, clean bool, err error) {
-	c.send(c.control[controlCommit].Name, nil, nil, 0)
+	c.send(controlNames[controlCommit], nil, nil, 0)
 	for _, control := range afterCommit {
-		c.send(c.control[control].Name, nil, nil, 0)
+		c.send(controlNames[control], nil, nil, 0)
 	}
 	if err := c.sync(); err != nil {
 		return false, false, err
@@ -203,15 +220,15 @@ func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution) ([]byte,
 // read's transaction, or the beginning of a write's. It gives the number of commands.
 func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt) (commands int) {
 	if q.spec.Mode == ReadWrite {
-		c.send(c.control[controlBeginWrite].Name, nil, nil, 0)
+		c.send(controlNames[controlBeginWrite], nil, nil, 0)
 		c.send(st.description.Name, c.values, st.formats, q.fetch)
 		return 2
 	}
-	c.send(c.control[controlBeginRead].Name, nil, nil, 0)
+	c.send(controlNames[controlBeginRead], nil, nil, 0)
 	c.send(st.description.Name, c.values, st.formats, q.fetch)
-	c.send(c.control[controlRollback].Name, nil, nil, 0)
+	c.send(controlNames[controlRollback], nil, nil, 0)
 	if q.locks {
-		c.send(c.control[controlUnlock].Name, nil, nil, 0)
+		c.send(controlNames[controlUnlock], nil, nil, 0)
 		return 4
 	}
 	return 3

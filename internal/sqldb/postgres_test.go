@@ -236,6 +236,7 @@ func TestPostgresStops(t *testing.T) {
 			}
 		}
 	}
+	await(none) // and a connection is open: the time limit below is for the statement
 	q := pgCompile(t, s, ReadOnly, "SELECT pg_sleep(60)::text AS v", 0)
 	_, _, err := q.Run(context.Background(), nil, &Execution{Deadline: time.Now().Add(50 * time.Millisecond)})
 	var tool *mcp.ToolError
