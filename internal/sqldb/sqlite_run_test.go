@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -292,7 +293,7 @@ func TestSQLiteOverload(t *testing.T) {
 		wg.Go(func() { _, _, _ = q.Run(ctx, nil, &Execution{}) })
 	}
 	for s.Stats()[0].Busy < 2 {
-		time.Sleep(time.Millisecond)
+		runtime.Gosched()
 	}
 	_, err := run(t, s, ReadOnly, "SELECT 1 AS x")
 	toolError(t, err, kindOverloaded, "30ms", "try again")
@@ -304,17 +305,16 @@ func TestSQLiteOverload(t *testing.T) {
 	if st := s.Stats()[0]; st.Busy != 0 || st.WaitCount == 0 || st.WaitDuration == 0 {
 		t.Errorf("%+v", st)
 	}
-	awaitOpen(t, s, 1)
+	closesOverflow(t, s, 1)
 }
 
-// awaitOpen waits until no more than size readers are open: overflow closes when it has been idle for a while.
-func awaitOpen(t *testing.T, s Source, size int) {
+// closesOverflow asserts that no more than size readers stay open: one reap sees what is idle, the next closes it.
+func closesOverflow(t *testing.T, s *sqliteSource, size int) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); s.Stats()[0].Open > size; {
-		if time.Now().After(deadline) {
-			t.Fatalf("overflow did not close: %+v", s.Stats()[0])
-		}
-		time.Sleep(time.Millisecond)
+	s.readers.reap()
+	s.readers.reap()
+	if st := s.Stats()[0]; st.Open > size {
+		t.Errorf("overflow did not close: %+v", st)
 	}
 }
 
@@ -345,7 +345,7 @@ func TestSQLiteManyCallers(t *testing.T) {
 	if st := s.Stats()[0]; st.Busy != 0 || st.Waiting != 0 {
 		t.Errorf("%+v", st)
 	}
-	awaitOpen(t, s, 3)
+	closesOverflow(t, s, 3)
 }
 
 func TestSQLiteWriterQueue(t *testing.T) {
