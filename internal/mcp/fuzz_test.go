@@ -280,3 +280,47 @@ func FuzzEvent(f *testing.F) {
 		}
 	})
 }
+
+// FuzzEventReader lets the reader and parseEvents read the same stream.
+func FuzzEventReader(f *testing.F) {
+	for _, seed := range []string{"data: a\n\n", "\ufeffid: 1\r\nevent: x\rdata: a\ndata:b\n\n: c\n\n", "data\n\nid\n\n", "retry: 5\ndata: \x00\n\n"} {
+		f.Add(seed, 3)
+	}
+	f.Fuzz(func(t *testing.T, stream string, step int) {
+		var want, got []serverEvent
+		for _, e := range parseEvents(stream) {
+			if e.event == "" {
+				e.event = "message"
+			}
+			want = append(want, serverEvent{"", e.event, e.data})
+		}
+		r := NewEventReader(&steps{stream, max(1, step%64)}, 1<<20)
+		for {
+			e, err := r.Next()
+			if err != nil {
+				break
+			}
+			if e.Data != nil {
+				got = append(got, serverEvent{"", string(e.Name), string(e.Data)})
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	})
+}
+
+// steps reads a text in pieces.
+type steps struct {
+	text string
+	step int
+}
+
+func (s *steps) Read(p []byte) (int, error) {
+	if s.text == "" {
+		return 0, io.EOF
+	}
+	n := copy(p[:min(len(p), s.step)], s.text)
+	s.text = s.text[n:]
+	return n, nil
+}
