@@ -1,0 +1,185 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"millrace/internal/mcp"
+)
+
+// errLeft is why calls fail once their connection is gone.
+var errLeft = errors.New("the server closed the connection")
+
+// duplex is a connection that carries the messages of many calls both ways: standard input and output of a process, or
+// the event stream and the POSTs of 2024-11-05. Its methods are safe for concurrent use.
+type duplex struct {
+	s    *Session
+	send func(ctx context.Context, message []byte) error
+	stop func() // ends the connection, so that read returns
+	wg   sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows
+	pending map[int64]*waiting
+	err     error // why the connection is gone; nil while it is there
+}
+
+// waiting is a call that has not been answered.
+type waiting struct {
+	call *Call
+	a    *Answer
+	err  error
+	done chan struct{} // closed when a or err is set
+	busy sync.Mutex    // held while one of its notifications is being told
+}
+
+func newDuplex(s *Session, send func(context.Context, []byte) error, stop func()) *duplex {
+	return &duplex{s: s, send: send, stop: stop, pending: map[int64]*waiting{}}
+}
+
+// begin reads messages, each into the buffer that next gives, until next fails.
+func (d *duplex) begin(next func() ([]byte, error)) {
+	d.wg.Go(func() {
+		var m mcp.Request
+		for {
+			data, err := next()
+			if err != nil {
+				d.fail(err)
+				return
+			}
+			m.Reset()
+			if fault := m.Scan(data); fault != nil {
+				d.stop()
+				d.fail(protocolErrorf("%s", fault.Message))
+				return
+			}
+			d.take(&m, data)
+		}
+	})
+}
+
+// take hands on a message of the server.
+func (d *duplex) take(m *mcp.Request, data []byte) {
+	switch m.Kind {
+	case mcp.KindResponse:
+		id, err := strconv.ParseInt(string(m.ID), 10, 64)
+		d.mu.Lock()
+		w := d.pending[id]
+		delete(d.pending, id)
+		d.mu.Unlock()
+		if err != nil || w == nil {
+			return // of a call that was given up
+		}
+		w.a.Received = time.Now()
+		w.a.body = append(w.a.body[:0], data...)
+		w.a.message.Reset()
+		if fault := w.a.message.Scan(w.a.body); fault != nil {
+			w.err = protocolErrorf("%s", fault.Message)
+		} else {
+			w.err = w.a.take(id)
+		}
+		close(w.done)
+	case mcp.KindNotification:
+		// The message does not say which call it belongs to; a progress token does, and only its caller knows that.
+		for _, w := range d.who(func(c *Call) bool { return c.Notify != nil }) {
+			w.busy.Lock()
+			select {
+			case <-w.done:
+			default:
+				w.call.Notify(data)
+			}
+			w.busy.Unlock()
+		}
+	default:
+		var call *Call
+		if who := d.who(func(c *Call) bool { return c.Ask != nil }); len(who) > 0 {
+			call = who[0].call
+		}
+		reply := appendReply(nil, m, call)
+		ctx, cancel := context.WithTimeout(context.Background(), d.s.t.Timeout)
+		defer cancel()
+		_ = d.send(ctx, reply) // where it fails, so does reading
+	}
+}
+
+// who gives the calls of which f is true.
+func (d *duplex) who(f func(*Call) bool) (all []*waiting) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, w := range d.pending {
+		if f(w.call) {
+			all = append(all, w)
+		}
+	}
+	return all
+}
+
+// fail ends every call that waits, and those to come.
+func (d *duplex) fail(err error) {
+	if isEOF(err) || errors.Is(err, os.ErrClosed) {
+		err = errLeft
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.err = err
+	for id, w := range d.pending {
+		delete(d.pending, id)
+		w.err = err
+		close(w.done)
+	}
+}
+
+func (d *duplex) call(ctx context.Context, deadline time.Time, id int64, call *Call, a *Answer) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	w := &waiting{call: call, a: a, done: make(chan struct{})}
+	d.mu.Lock()
+	if d.err != nil {
+		d.mu.Unlock()
+		return fmt.Errorf("%s: %w", call.Method, d.err)
+	}
+	d.pending[id] = w
+	d.mu.Unlock()
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	if err := d.send(ctx, d.s.appendRequest(nil, id, call)); err != nil {
+		d.forget(id, w)
+		return err
+	}
+	select {
+	case <-w.done:
+		return w.err
+	case <-ctx.Done():
+	}
+	if !d.forget(id, w) {
+		return w.err // it came at the same moment
+	}
+	d.s.cancelled(id)
+	return context.Cause(ctx)
+}
+
+// forget gives a call up; it is false where its answer has come.
+func (d *duplex) forget(id int64, w *waiting) bool {
+	d.mu.Lock()
+	_, there := d.pending[id]
+	delete(d.pending, id)
+	d.mu.Unlock()
+	if !there {
+		<-w.done
+		return false
+	}
+	w.busy.Lock() // whoever tells it something now is through with it first
+	defer w.busy.Unlock()
+	close(w.done)
+	return true
+}
+
+func (d *duplex) close() {
+	d.stop()
+	d.wg.Wait()
+}
