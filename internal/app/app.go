@@ -332,7 +332,9 @@ func (a *App) Run(ctx context.Context) error {
 		a.work.Go(watch)
 	}
 	if a.opts.Stdio {
-		err := a.core.ServeStdio(ctx, a.opts.In, a.opts.Out, int(a.started.Listen.MaxBody))
+		// Draining first: listeners hear the end of their stream before it goes.
+		defer context.AfterFunc(ctx, a.core.Drain)()
+		err := a.core.ServeStdio(context.WithoutCancel(ctx), a.opts.In, a.opts.Out, int(a.started.Listen.MaxBody))
 		a.core.Drain()
 		return err
 	}

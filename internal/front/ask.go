@@ -52,7 +52,9 @@ func (s sealer) open(call *mcp.Call, sealed []byte, now time.Time) ([]byte, bool
 // takeAnswer reads a modern retry's requestState and inputResponses into the call.
 func (c *Core) takeAnswer(x *exchange) *mcp.Error {
 	if x.req.RequestState == nil {
-		return nil // responses without a state answer nothing: the call starts anew
+		// Responses without a state answer nothing: the call starts anew. Nor may it be answered from a cache, or fill one.
+		x.call.NoStore = x.call.NoStore || x.req.InputResponses != nil
+		return nil
 	}
 	state, ok := c.seal.open(&x.call, x.req.RequestState, time.Now())
 	if !ok {

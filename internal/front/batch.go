@@ -24,6 +24,17 @@ func (c *Core) batch(x *exchange, headers map[string][]string) {
 			part.free()
 		}
 	}()
+	// The batch lasts until the last of its calls may.
+	var mu sync.Mutex // guards until
+	var until time.Time
+	extend := func(t time.Time) {
+		mu.Lock()
+		defer mu.Unlock()
+		if t.After(until) {
+			until = t
+			x.reply.extend(t)
+		}
+	}
 	for _, m := range messages {
 		part := c.newExchange()
 		parts = append(parts, part)
@@ -41,16 +52,12 @@ func (c *Core) batch(x *exchange, headers map[string][]string) {
 			return
 		}
 		if headers != nil && x.session == nil {
-			if status, fault := c.httpEra(&exchange{core: c, ctx: x.ctx, principal: x.principal, toolset: x.toolset}, headers); fault != nil {
+			probe := &exchange{core: c, ctx: x.ctx, principal: x.principal, toolset: x.toolset}
+			if status, fault := c.httpEra(probe, headers); fault != nil {
 				x.failStatus(status, fault)
 				return
 			}
-			x.session, _ = c.Sessions.Get(x.ctx, headers[headerSession][0], x.principal)
-			if x.session == nil {
-				x.failStatus(404, mcp.Errorf(mcp.CodeInvalidRequest, "the session does not exist, or has ended: initialize again"))
-				return
-			}
-			x.rev = x.session.Revision()
+			x.session, x.rev = probe.session, probe.rev
 		}
 		if x.rev == mcp.RevisionNone { // stdio
 			x.fail(mcp.Errorf(mcp.CodeInvalidRequest, "initialize first"))
@@ -61,7 +68,7 @@ func (c *Core) batch(x *exchange, headers map[string][]string) {
 			return
 		}
 		part.session, part.rev = x.session, x.rev
-		part.reply = &collect{fault: scanFault}
+		part.reply = &collect{fault: scanFault, extendAll: extend}
 	}
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, batchWorkers)
@@ -95,8 +102,9 @@ func (c *Core) batch(x *exchange, headers map[string][]string) {
 
 // collect keeps the answer of one message of a batch.
 type collect struct {
-	fault   *mcp.Error
-	message []byte
+	fault     *mcp.Error
+	message   []byte
+	extendAll func(until time.Time)
 }
 
 func (*collect) send([]byte) bool { return false }
@@ -105,4 +113,4 @@ func (p *collect) finish(_ int, _ string, message []byte) {
 	p.message = append([]byte(nil), message...)
 }
 
-func (*collect) extend(time.Time) {}
+func (p *collect) extend(until time.Time) { p.extendAll(until) }

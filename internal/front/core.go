@@ -58,8 +58,7 @@ type Core struct {
 	pool     sync.Pool      // of *exchange
 	drainOne sync.Once
 
-	laterMu sync.RWMutex // guards closed: no work begins once Close waits
-	closed  bool
+	laterMu sync.RWMutex // held for reading while work begins: none does once Close waits
 }
 
 // NewCore makes a core.
@@ -82,8 +81,8 @@ func (c *Core) Drain() { c.drainOne.Do(func() { close(c.draining) }) }
 func (c *Core) Close() {
 	c.Drain()
 	c.stop()
-	c.laterMu.Lock()
-	c.closed = true
+	c.laterMu.Lock() // who comes later sees that the server drains
+	//lint:ignore SA2001 it only waits for those that came before
 	c.laterMu.Unlock()
 	c.work.Wait()
 }

@@ -28,12 +28,25 @@ func (s *HTTP) getDirect(w http.ResponseWriter, r *http.Request, toolset string,
 	defer detach()
 	events := openEvents(w, "", s.limit)
 	defer events.close()
-	c.direct.Store(sess.ID, &directStream{eventStream: events})
+	direct := &directStream{eventStream: events, idle: make(chan struct{}, 1)}
+	c.direct.Store(sess.ID, direct)
 	defer c.direct.Delete(sess.ID)
 	if !events.event("", "endpoint", []byte(r.URL.Path+"?"+directQuery+"="+sess.ID)) {
 		return
 	}
 	c.legacyEvents(r.Context(), sess, func(message []byte) bool { return events.message("", message) })
+	// While the server drains the stream goes on until what runs has been answered on it.
+	for direct.working.Load() > 0 {
+		select {
+		case <-direct.idle:
+		case <-r.Context().Done():
+			return
+		case <-sess.Ended():
+			return
+		case <-c.base.Done():
+			return
+		}
+	}
 }
 
 // postDirect takes a message of an HTTP+SSE session. x goes with it: it is answered over the session's stream, after
@@ -76,6 +89,7 @@ const mostDirect = 256
 type directStream struct {
 	*eventStream
 	working atomic.Int32
+	idle    chan struct{} // gets something when working has come down to zero
 }
 
 // later accepts x and runs f for it beside the request that brought it.
@@ -83,17 +97,31 @@ func (s *HTTP) later(w http.ResponseWriter, x *exchange, events *directStream, f
 	c := s.core
 	c.laterMu.RLock()
 	defer c.laterMu.RUnlock()
-	if c.closed || events.working.Add(1) > mostDirect {
-		if !c.closed {
+	refusal := ""
+	select {
+	case <-c.draining:
+		refusal = "the server is stopping: open a new event stream"
+	default:
+		if events.working.Add(1) > mostDirect {
 			events.working.Add(-1)
+			refusal = "too many requests of this session are running: try again later"
 		}
-		s.refuse(w, http.StatusServiceUnavailable, x.req.ID, mcp.CodeInternal, "too many requests of this session are running: try again later")
+	}
+	if refusal != "" {
+		s.refuse(w, http.StatusServiceUnavailable, x.req.ID, mcp.CodeInternal, refusal)
 		x.free()
 		return
 	}
 	w.WriteHeader(http.StatusAccepted)
 	c.work.Go(func() {
-		defer events.working.Add(-1)
+		defer func() {
+			if events.working.Add(-1) == 0 {
+				select {
+				case events.idle <- struct{}{}:
+				default:
+				}
+			}
+		}()
 		f()
 		x.free()
 	})

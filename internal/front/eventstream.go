@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"millrace/internal/mcp"
+	"millrace/internal/session"
 )
 
 // keepAliveEvery is how often a quiet event stream shows that it is alive: well below the idle time-outs of proxies.
@@ -77,6 +78,8 @@ func (s *eventStream) writeLocked(p []byte) bool {
 	if err := s.ctl.Flush(); err != nil {
 		s.failed = true
 	}
+	// Between two writes there is no deadline: HTTP/2's resets a stream also where nothing is being written.
+	s.ctl.SetWriteDeadline(time.Time{}) //nolint:errcheck // as above
 	return !s.failed
 }
 
@@ -94,6 +97,16 @@ func (s *eventStream) event(id, name string, data []byte) bool {
 
 // message sends one JSON-RPC message.
 func (s *eventStream) message(id string, data []byte) bool { return s.event(id, "message", data) }
+
+// messages sends the messages of a stream that is being resumed; those that only primed it are passed over.
+func (s *eventStream) messages(missed []session.Message) bool {
+	for _, m := range missed {
+		if len(m.Data) > 0 && !s.message(m.ID, m.Data) {
+			return false
+		}
+	}
+	return true
+}
 
 // close ends the stream; the response must not be used by others afterwards.
 func (s *eventStream) close() {

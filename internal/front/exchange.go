@@ -1,6 +1,7 @@
 package front
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -69,6 +70,14 @@ func (x *exchange) free() {
 	}
 	*x = exchange{core: c, body: body[:0], out: out[:0], req: req, call: call}
 	c.pool.Put(x)
+}
+
+// unpin lets go of the message but for its id: a stream that lives for hours must not keep the body that opened it.
+func (x *exchange) unpin() {
+	id, method := bytes.Clone(x.req.ID), x.req.Method
+	x.req.Reset()
+	x.req.ID, x.req.Method, x.req.Kind = id, method, mcp.KindRequest
+	x.body = nil
 }
 
 // park gives up the place among those at work while x only waits, for its user or for events; unpark takes one again.

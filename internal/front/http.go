@@ -124,9 +124,9 @@ func (s *HTTP) post(w http.ResponseWriter, r *http.Request, start time.Time, too
 	x := s.core.newExchange()
 	defer func() { x.free() }()
 	if status, message := s.read(x, r); status != 0 {
-		if status == http.StatusRequestEntityTooLarge {
-			w.Header()["Connection"] = []string{"close"}
-		}
+		w.Header()["Connection"] = []string{"close"}
+		// The time for the answer began with the body's and ended with it.
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.limit)) //nolint:errcheck // the server's own holds
 		s.refuse(w, status, nil, mcp.CodeInvalidRequest, message)
 		return
 	}
@@ -318,33 +318,32 @@ func (s *HTTP) get(w http.ResponseWriter, r *http.Request, toolset string, princ
 		s.refuse(w, http.StatusNotFound, nil, mcp.CodeInvalidRequest, "the session does not exist, or has ended: initialize again")
 		return
 	}
-	stream := sess.Standalone()
-	var missed []session.Message
-	var more <-chan struct{}
 	last := r.Header.Get(headerResume)
 	if last != "" {
-		if missed, stream, more, ok = sess.Resume(last); !ok {
+		_, stream, _, ok := sess.Resume(last)
+		if !ok {
 			s.refuse(w, http.StatusBadRequest, nil, mcp.CodeInvalidRequest, "Last-Event-ID is no event of this session, or too old to resume from")
+			return
+		}
+		if !stream.Is(sess.Standalone()) {
+			s.follow(w, r, sess, last)
 			return
 		}
 	}
 	detach := sess.Attach()
 	defer detach()
-	events := openEvents(w, "", s.limit)
-	defer events.close()
-	for _, m := range missed {
-		if len(m.Data) > 0 && !events.message(m.ID, m.Data) {
-			return
-		}
-		last = m.ID
-	}
-	if !stream.Is(sess.Standalone()) {
-		s.follow(r, sess, events, last, more)
-		return
-	}
+	// The stream before this one is ended first: what it has taken until then is among what was missed.
 	ctx, done := sess.Listen(r.Context())
 	defer done()
-	if sess.Revision() >= mcp.Revision20251125 && last == "" {
+	events := openEvents(w, "", s.limit)
+	defer events.close()
+	stream := sess.Standalone()
+	if last != "" {
+		missed, _, _, ok := sess.Resume(last)
+		if !ok || !events.messages(missed) {
+			return
+		}
+	} else if sess.Revision() >= mcp.Revision20251125 {
 		events.event(stream.Send(nil, false).ID, "", nil)
 	}
 	s.core.legacyEvents(ctx, sess, func(message []byte) bool {
@@ -352,28 +351,26 @@ func (s *HTTP) get(w http.ResponseWriter, r *http.Request, toolset string, princ
 	})
 }
 
-// follow carries the rest of a call's stream that is being resumed.
-func (s *HTTP) follow(r *http.Request, sess *session.Session, events *eventStream, last string, more <-chan struct{}) {
-	for more != nil {
+// follow carries the rest of a call's stream that is being resumed. It ends with the call, also while the server drains.
+func (s *HTTP) follow(w http.ResponseWriter, r *http.Request, sess *session.Session, last string) {
+	detach := sess.Attach()
+	defer detach()
+	events := openEvents(w, "", s.limit)
+	defer events.close()
+	for {
+		missed, _, more, ok := sess.Resume(last)
+		if !ok || !events.messages(missed) || more == nil {
+			return
+		}
+		if len(missed) > 0 {
+			last = missed[len(missed)-1].ID
+		}
 		select {
 		case <-more:
 		case <-sess.Ended():
 			return
-		case <-s.core.draining:
-			return
 		case <-r.Context().Done():
 			return
-		}
-		var missed []session.Message
-		var ok bool
-		if missed, _, more, ok = sess.Resume(last); !ok {
-			return
-		}
-		for _, m := range missed {
-			if len(m.Data) > 0 && !events.message(m.ID, m.Data) {
-				return
-			}
-			last = m.ID
 		}
 	}
 }

@@ -28,8 +28,11 @@ func (f *filter) wants(e mcp.Event) bool {
 
 func (f *filter) empty() bool { return !f.tools && !f.prompts && !f.resources && len(f.uris) == 0 }
 
-// mostFilterURIs is how many resources one listener may name.
-const mostFilterURIs = 1000
+// mostFilterURIs is how many resources one listener may name, mostFilterBytes how long their URIs may be together.
+const (
+	mostFilterURIs  = 1000
+	mostFilterBytes = 128 << 10
+)
 
 var eventMethods = [...]string{
 	mcp.ToolsChanged: "notifications/tools/list_changed", mcp.PromptsChanged: "notifications/prompts/list_changed",
@@ -76,6 +79,7 @@ func (c *Core) listen(x *exchange) {
 	}
 	f := filter{uris: map[string]struct{}{}}
 	var fault *mcp.Error
+	size := 0 // of the URIs
 	mcp.Members(want, func(key, value []byte) bool {
 		flag := map[string]*bool{"toolsListChanged": &f.tools, "promptsListChanged": &f.prompts, "resourcesListChanged": &f.resources}[string(key)]
 		if flag != nil {
@@ -85,8 +89,8 @@ func (c *Core) listen(x *exchange) {
 		if string(key) == "resourceSubscriptions" {
 			mcp.Elements(value, func(v []byte) bool {
 				uri, ok := mcp.Text(v)
-				if !ok || len(f.uris) >= mostFilterURIs {
-					fault = mcp.Errorf(mcp.CodeInvalidParams, "resourceSubscriptions must be at most %d strings", mostFilterURIs)
+				if size += len(uri); !ok || len(f.uris) >= mostFilterURIs || size > mostFilterBytes {
+					fault = mcp.Errorf(mcp.CodeInvalidParams, "resourceSubscriptions must be at most %d strings of %d bytes together", mostFilterURIs, mostFilterBytes)
 					return false
 				}
 				probe, call := mcp.Request{Method: mcp.ResourcesRead, URI: uri}, mcp.Call{Caller: x.caller()}
@@ -111,6 +115,7 @@ func (c *Core) listen(x *exchange) {
 		}
 		defer x.session.Finish(x.req.ID)
 	}
+	x.unpin()
 	at := c.Hub.Now() // before the acknowledgement: what changes after it is told
 	ack := append([]byte(`{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"notifications":`), f.json()...)
 	ack = append(appendSubscription(append(ack, ','), x.req.ID), `}}`...)
@@ -139,8 +144,13 @@ func (c *Core) listen(x *exchange) {
 		case <-c.draining:
 			f = filter{}
 		case <-ctx.Done():
-			x.reply.finish(200, "", nil)
-			return
+			select {
+			case <-c.draining: // it ends with its connection, but in good order
+				f = filter{}
+			default:
+				x.reply.finish(200, "", nil)
+				return
+			}
 		}
 	}
 	meta := append([]byte(`"io.modelcontextprotocol/subscriptionId":`), x.req.ID...)

@@ -37,7 +37,9 @@ type EventReader struct {
 }
 
 // NewEventReader makes a reader of r whose events may have at most max bytes.
-func NewEventReader(r io.Reader, max int) *EventReader { return &EventReader{r: r, max: max, data: []byte{}} }
+func NewEventReader(r io.Reader, max int) *EventReader {
+	return &EventReader{r: r, max: max, data: []byte{}}
+}
 
 var defaultEventName = []byte("message")
 

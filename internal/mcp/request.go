@@ -63,9 +63,6 @@ func (r *Request) Reset() {
 	*r = Request{keys: r.keys[:0]}
 }
 
-// HasArguments tells whether params carried arguments.
-func (r *Request) HasArguments() bool { return r.Arguments != nil }
-
 // Scan reads one message into r, which must be zero or Reset. The error is of CodeParse, CodeInvalidRequest or
 // CodeInvalidParams; r.ID is set where it could be read, also then. Other fields mean nothing after an error.
 func (r *Request) Scan(data []byte) *Error {

@@ -101,7 +101,7 @@ func TestScanEmptyIsPresent(t *testing.T) {
 	if err := r.Scan([]byte(`{"jsonrpc":"2.0","id":1,"method":"ping","params":{"cursor":"","name":"","arguments":{}}}`)); err != nil {
 		t.Fatal(err)
 	}
-	if r.Cursor == nil || r.Name == nil || !r.HasArguments() || r.URI != nil || r.Meta.Raw != nil || r.Params == nil {
+	if r.Cursor == nil || r.Name == nil || r.Arguments == nil || r.URI != nil || r.Meta.Raw != nil || r.Params == nil {
 		t.Errorf("got %+v", r)
 	}
 }

@@ -18,8 +18,11 @@ type Memory struct {
 	seed   maphash.Seed
 	count  atomic.Int64
 	shards [shards]shard
-	stop   chan struct{}
-	wg     sync.WaitGroup
+
+	mu   sync.Mutex     // guards held
+	held map[string]int // sessions by principal
+	stop chan struct{}
+	wg   sync.WaitGroup
 }
 
 type shard struct {
@@ -30,7 +33,7 @@ type shard struct {
 
 // NewMemory makes an empty store and starts its sweep; Close stops it.
 func NewMemory(cfg Config) *Memory {
-	m := &Memory{cfg: cfg, seed: maphash.MakeSeed(), stop: make(chan struct{})}
+	m := &Memory{cfg: cfg, seed: maphash.MakeSeed(), held: map[string]int{}, stop: make(chan struct{})}
 	for i := range m.shards {
 		m.shards[i].sessions = map[string]*Session{}
 	}
@@ -42,8 +45,12 @@ func (m *Memory) shard(id string) *shard { return &m.shards[maphash.String(m.see
 
 // Open makes a session, or gives ErrFull.
 func (m *Memory) Open(_ context.Context, h Hello) (*Session, error) {
+	if !m.hold(h.Principal) {
+		return nil, ErrFull
+	}
 	if m.count.Add(1) > int64(m.cfg.Max) {
 		m.count.Add(-1)
+		m.letGo(h.Principal)
 		return nil, ErrFull
 	}
 	s := newSession(h, int(m.cfg.EventBytes))
@@ -53,6 +60,29 @@ func (m *Memory) Open(_ context.Context, h Hello) (*Session, error) {
 	sh.sessions[s.ID] = s
 	sh.mu.Unlock()
 	return s, nil
+}
+
+// hold counts one more session of a principal, unless it has its share: half of all, so that no caller can lock every
+// other out. Anonymous callers are many that cannot be told apart: they have no other to lock out.
+func (m *Memory) hold(p *mcp.Principal) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := string(p.ScopeKey(mcp.ScopePrivate))
+	if p != mcp.Anonymous && m.held[key] >= (m.cfg.Max+1)/2 {
+		return false
+	}
+	m.held[key]++
+	return true
+}
+
+// letGo ends what hold began.
+func (m *Memory) letGo(p *mcp.Principal) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := string(p.ScopeKey(mcp.ScopePrivate))
+	if m.held[key]--; m.held[key] == 0 {
+		delete(m.held, key)
+	}
 }
 
 // Get gives a session to the principal that opened it.
@@ -84,6 +114,7 @@ func (m *Memory) deleteIf(sh *shard, id string, f func(*Session) bool) {
 	delete(sh.sessions, id)
 	sh.mu.Unlock()
 	m.count.Add(-1)
+	m.letGo(s.Principal)
 	s.end()
 }
 

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -206,5 +207,41 @@ func TestConcurrentQuestions(t *testing.T) {
 	wg.Wait()
 	if answered.Load() != 100 || len(s.asked) != 0 {
 		t.Errorf("%d answers were taken, %d questions are left", answered.Load(), len(s.asked))
+	}
+}
+
+// No API key can take more than half of the sessions, however many it opens; what it ends it may open again.
+func TestMemoryShares(t *testing.T) {
+	m := NewMemory(Config{Max: 10, Idle: conf.Duration(time.Hour), EventBytes: 1024})
+	defer m.Close()
+	hoarder, other := mcp.NewPrincipal("acme", "hoarder", nil), mcp.NewPrincipal("acme", "other", nil)
+	open := func(p *mcp.Principal) (*Session, error) { return m.Open(t.Context(), Hello{Principal: p}) }
+	var last *Session
+	for i := range 6 {
+		s, err := open(hoarder)
+		if (err != nil) != (i == 5) || err != nil && !errors.Is(err, ErrFull) {
+			t.Fatalf("session %d of one key gave %v", i+1, err)
+		}
+		if err == nil {
+			last = s
+		}
+	}
+	if _, err := open(other); err != nil {
+		t.Fatalf("another key is locked out: %v", err)
+	}
+	m.Delete(t.Context(), last.ID)
+	if _, err := open(hoarder); err != nil {
+		t.Errorf("one ended, but no other may be opened: %v", err)
+	}
+	for m.Len() < 10 {
+		if _, err := open(mcp.Anonymous); err != nil {
+			t.Fatalf("anonymous callers share %d of 10: %v", m.Len(), err)
+		}
+	}
+	if _, err := open(mcp.Anonymous); !errors.Is(err, ErrFull) {
+		t.Errorf("the eleventh gave %v", err)
+	}
+	if m.held[string(mcp.Anonymous.ScopeKey(mcp.ScopePrivate))] != 4 {
+		t.Errorf("held %v", m.held)
 	}
 }

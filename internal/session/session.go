@@ -23,7 +23,7 @@ import (
 
 // Config is `sessions:`.
 type Config struct {
-	Max        int           `yaml:"max" desc:"The most sessions of legacy clients at a time; further ones are refused until one ends or idles out."`
+	Max        int           `yaml:"max" desc:"The most sessions of legacy clients at a time, of which one API key may have half; further ones are refused until one ends or idles out."`
 	Idle       conf.Duration `yaml:"idle" desc:"A session ends after this long without a request or an open stream."`
 	EventBytes conf.Size     `yaml:"event_bytes" desc:"How much of a session's messages is kept for resuming a broken stream."`
 }
@@ -48,7 +48,7 @@ func (c *Config) Validate() conf.Faults {
 	return faults
 }
 
-// ErrFull says that there are as many sessions as may be.
+// ErrFull says that there are as many sessions as may be, of all callers or of this one.
 var ErrFull = errors.New("too many sessions")
 
 // Hello is what a client said when it opened a session.

@@ -15,7 +15,6 @@ type logged struct {
 	stream uint64
 	seq    uint64
 	data   []byte
-	last   bool // the stream ends with it
 }
 
 // eventLog holds the last messages of all streams of one session, in the order they were sent, bounded in bytes.
@@ -113,7 +112,7 @@ func (t *Stream) Send(data []byte, last bool) Message {
 	defer s.mu.Unlock()
 	l := &s.log
 	l.nextSeq++
-	e := logged{t.id, l.nextSeq, data, last}
+	e := logged{t.id, l.nextSeq, data}
 	l.events = append(l.events, e)
 	l.bytes += len(data) + loggedCost
 	l.trim()
@@ -173,11 +172,4 @@ func (s *Session) Resume(lastEventID string) (messages []Message, stream *Stream
 		more = o.wake
 	}
 	return messages, &Stream{s, id}, more, true
-}
-
-// IsOpen tells whether messages may still come on the stream.
-func (t *Stream) IsOpen() bool {
-	t.s.mu.Lock()
-	defer t.s.mu.Unlock()
-	return t.s.log.open[t.id] != nil
 }
