@@ -275,7 +275,7 @@ func (a *App) fill(g *generation, loaded *config.Loaded) (err error) {
 				g.targets = append(g.targets, name)
 			}
 			return newMeter(a.metrics, method, name)
-		}}
+		}, Publish: a.hub.Publish}
 	for name, cfg := range loaded.Sources {
 		s, err := a.sources.acquire(name, cfg)
 		if err != nil {

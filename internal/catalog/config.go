@@ -25,6 +25,7 @@ type Tool struct {
 	MaxBytes      conf.Size     `yaml:"max_bytes" desc:"A result ends before it grows beyond this, with a notice."`
 	RequireScopes []string      `yaml:"require_scopes" desc:"Callers without all of these do not see the tool."`
 	Confirm       string        `yaml:"confirm" desc:"Ask the user before the write is kept, with this question; {n} is the number of rows that it affects."`
+	Updates       []string      `yaml:"updates" expand:"none" desc:"Addresses of resources that a call changes, with {parameters} of the tool, like city://{id}: clients that watch them are told. Not for cached resources."`
 	Output        any           `yaml:"output" expand:"none" desc:"JSON Schema of the structured result; without it, made from the statement's columns."`
 }
 

@@ -37,6 +37,8 @@ type Deps struct {
 	TTL     conf.Duration // of cached results where a tool gives none
 	// Meter gives the counters of one target; name is "" for a method as a whole.
 	Meter func(method mcp.Method, name string) mcp.Meter
+	// Publish tells clients that wait for events what happened.
+	Publish func(...mcp.Event)
 }
 
 var (
@@ -88,6 +90,9 @@ func New(d Definitions, deps Deps) (*Catalog, conf.Faults) {
 			}
 			c.fixed[r.URI] = r
 		}
+	}
+	for _, t := range c.tools {
+		b.updates(t, resources)
 	}
 	for i := range d.Prompts {
 		p := b.prompt(fmt.Sprintf("prompts[%d]", i), d.Prompts[i])
@@ -186,7 +191,7 @@ func (b *builder) bounds(path string, timeout conf.Duration, rows int, size conf
 }
 
 func (b *builder) tool(path string, d Tool) *tool {
-	t := &tool{Tool: d, path: path, meter: b.deps.Meter(mcp.ToolsCall, d.Name)}
+	t := &tool{Tool: d, path: path, publish: b.deps.Publish, meter: b.deps.Meter(mcp.ToolsCall, d.Name)}
 	if !toolName.MatchString(d.Name) {
 		b.fault(path+".name", fmt.Sprintf("%q is no name of a tool", d.Name), "use letters, digits, '_', '-' and '.', at most 128")
 	}

@@ -28,6 +28,8 @@ type tool struct {
 	listed    atomic.Pointer[[]byte]
 	described atomic.Bool
 	path      string // in the file
+	updates   []update
+	publish   func(...mcp.Event)
 }
 
 // scratch holds the rows of one run until their result is assembled at its exact size.
@@ -40,7 +42,11 @@ const keepScratch = 256 << 10
 func (t *tool) run(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
 	x := sqldb.Execution{Args: c.Args, Deadline: c.Deadline}
 	t.observe(c, &x)
-	return t.execute(ctx, &x)
+	r, err := t.execute(ctx, &x)
+	if err == nil {
+		t.tell(c.Args)
+	}
+	return r, err
 }
 
 func (t *tool) observe(c *mcp.Call, x *sqldb.Execution) {
@@ -140,6 +146,9 @@ func (t *tool) askFirst(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
 	r, err := t.execute(ctx, &x)
 	if err == nil && r.Fields == nil {
 		return t.question(affected), nil
+	}
+	if err == nil {
+		t.tell(c.Args)
 	}
 	return r, err
 }

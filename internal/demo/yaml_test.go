@@ -44,6 +44,7 @@ type file struct {
 
 type tool struct {
 	Name, Source, Description, Statement, Confirm string
+	Updates                                       []string
 	Parameters                                    []parameter
 	Annotations                                   struct {
 		ReadOnly    *bool `yaml:"readOnlyHint"`

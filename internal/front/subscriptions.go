@@ -196,7 +196,12 @@ func (f *filter) json() []byte {
 // deliver is false when the client is gone.
 func (c *Core) legacyEvents(ctx context.Context, s *session.Session, deliver func(message []byte) bool) {
 	for {
-		events, next, _, more := c.Hub.Since(s.HubAt())
+		events, next, lost, more := c.Hub.Since(s.HubAt())
+		if lost { // whatever is watched may have been updated
+			for _, uri := range s.Watched() {
+				events = append(events, mcp.Event{Kind: mcp.ResourceUpdated, URI: uri})
+			}
+		}
 		for _, e := range events {
 			if e.Kind == mcp.ResourceUpdated && !s.Watches(e.URI) {
 				continue

@@ -250,6 +250,13 @@ func (s *Session) Watches(uri string) bool {
 	return ok
 }
 
+// Watched gives all the resources that the client watches.
+func (s *Session) Watched() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.watched))
+}
+
 // HubAt is the position in the hub up to which the client has heard; SetHubAt moves it.
 func (s *Session) HubAt() uint64 {
 	s.mu.Lock()
