@@ -3,17 +3,21 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/term"
 
+	"millrace/internal/client"
+	"millrace/internal/conf"
 	"millrace/internal/mcp"
 )
 
@@ -25,85 +29,105 @@ type callCmd struct {
 	Timeout   time.Duration `help:"How long to wait." default:"30s"`
 	Yes       bool          `help:"Answer yes where the tool asks to confirm." short:"y"`
 	JSON      bool          `help:"Print the whole result instead of its rows."`
+
+	session *client.Session
 }
 
-// answer is what of a JSON-RPC response matters here.
-type answer struct {
-	Result *struct {
-		ResultType string `json:"resultType"`
-		IsError    bool   `json:"isError"`
-		Content    []struct {
-			Text string `json:"text"`
-		} `json:"content"`
-		StructuredContent json.RawMessage `json:"structuredContent"`
-		RequestState      string          `json:"requestState"`
-		InputRequests     map[string]struct {
-			Params struct {
-				Message string `json:"message"`
-			} `json:"params"`
-		} `json:"inputRequests"`
-		Tools []struct {
-			Name        string `json:"name"`
-			InputSchema struct {
-				Properties map[string]struct {
-					Type string `json:"type"`
-				} `json:"properties"`
-			} `json:"inputSchema"`
-		} `json:"tools"`
-		NextCursor string `json:"nextCursor"`
-	} `json:"result"`
-	Error *struct {
-		Code    int    `json:"code"`
-		Message string `json:"message"`
-	} `json:"error"`
+// result is what of a result matters here.
+type result struct {
+	ResultType string `json:"resultType"`
+	IsError    bool   `json:"isError"`
+	Content    []struct {
+		Text string `json:"text"`
+	} `json:"content"`
+	StructuredContent json.RawMessage `json:"structuredContent"`
+	RequestState      string          `json:"requestState"`
+	InputRequests     map[string]struct {
+		Params struct {
+			Message string `json:"message"`
+		} `json:"params"`
+	} `json:"inputRequests"`
+	Tools      []listedTool `json:"tools"`
+	NextCursor string       `json:"nextCursor"`
+
 	raw []byte
 }
 
+// listedTool is what of a tool's listing matters here.
+type listedTool struct {
+	Name        string `json:"name"`
+	InputSchema struct {
+		Properties map[string]struct {
+			Type   string `json:"type"`
+			Header string `json:"x-mcp-header"`
+		} `json:"properties"`
+	} `json:"inputSchema"`
+}
+
 func (c *callCmd) Run() error {
-	types, err := c.types()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	s, err := client.Open(ctx, client.Config{URL: c.URL, Key: conf.Secret(c.Key), Timeout: c.Timeout, Name: "millrace call", Version: version,
+		Capabilities: []byte(`{"elicitation":{"form":{}}}`)})
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("%w; is 'millrace serve' running there?", err)
+	}
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	c.session = s
+	tool, err := c.find(ctx)
 	if err != nil {
 		return err
 	}
 	arguments := map[string]json.RawMessage{}
+	var headers []client.Header
 	for _, pair := range c.Arguments {
 		name, value, ok := strings.Cut(pair, "=")
 		if !ok {
 			return fmt.Errorf("argument %q: write NAME=VALUE", pair)
 		}
-		switch types[name] {
+		p := tool.InputSchema.Properties[name]
+		switch p.Type {
 		case "integer", "number", "boolean", "array", "object":
 			if !mcp.Valid([]byte(value)) {
-				return fmt.Errorf("argument %q: %q is no JSON of type %s", name, value, types[name])
+				return fmt.Errorf("argument %q: %q is no JSON of type %s", name, value, p.Type)
 			}
 			arguments[name] = json.RawMessage(value)
 		default:
 			arguments[name] = mcp.AppendText(nil, value)
 		}
+		if p.Header != "" {
+			headers = append(headers, client.Header{Name: "Mcp-Param-" + p.Header, Value: value})
+		}
 	}
 	params := map[string]any{"name": c.Tool, "arguments": arguments}
 	for {
-		a, err := c.post("tools/call", c.Tool, params)
+		a, err := c.request(ctx, "tools/call", c.Tool, params, headers)
 		if err != nil {
 			return err
 		}
-		r := a.Result
-		if r.ResultType != "input_required" {
+		if a.ResultType != "input_required" {
 			return c.print(a)
 		}
 		responses := map[string]any{}
-		for key, q := range r.InputRequests {
-			yes, err := c.confirm(q.Params.Message)
-			if err != nil {
+		for key, q := range a.InputRequests {
+			if responses[key], err = c.answer(q.Params.Message); err != nil {
 				return err
 			}
-			if yes {
-				responses[key] = map[string]any{"action": "accept", "content": map[string]any{"confirm": true}}
-			} else {
-				responses[key] = map[string]any{"action": "decline"}
-			}
 		}
-		params["inputResponses"], params["requestState"] = responses, r.RequestState
+		params["inputResponses"], params["requestState"] = responses, a.RequestState
 	}
+}
+
+// answer puts a question to the user and gives the client's answer.
+func (c *callCmd) answer(question string) (map[string]any, error) {
+	yes, err := c.confirm(question)
+	if err != nil || !yes {
+		return map[string]any{"action": "decline"}, err
+	}
+	return map[string]any{"action": "accept", "content": map[string]any{"confirm": true}}, nil
 }
 
 func (c *callCmd) confirm(question string) (bool, error) {
@@ -122,96 +146,91 @@ func (c *callCmd) confirm(question string) (bool, error) {
 	return line == "y" || line == "yes", nil
 }
 
-func (c *callCmd) print(a *answer) error {
-	if c.JSON {
-		var out bytes.Buffer
-		if err := json.Indent(&out, []byte(mcp.Member(a.raw, "result")), "", "  "); err != nil {
-			return err
-		}
-		fmt.Println(out.String())
-	} else if a.Result.StructuredContent != nil && !a.Result.IsError {
-		var out bytes.Buffer
-		if err := json.Indent(&out, a.Result.StructuredContent, "", "  "); err != nil {
-			return err
-		}
-		fmt.Println(out.String())
-	} else if !a.Result.IsError {
-		for _, t := range a.Result.Content {
+func (c *callCmd) print(r *result) error {
+	text := r.raw
+	switch {
+	case c.JSON:
+	case r.IsError:
+		text = nil
+	case r.StructuredContent != nil:
+		text = r.StructuredContent
+	default:
+		text = nil
+		for _, t := range r.Content {
 			fmt.Println(t.Text)
 		}
 	}
-	if a.Result.IsError {
-		text := "the tool failed"
-		if len(a.Result.Content) > 0 {
-			text = a.Result.Content[0].Text
+	if text != nil {
+		var out bytes.Buffer
+		if err := json.Indent(&out, text, "", "  "); err != nil {
+			return err
 		}
-		return errors.New(text)
+		fmt.Println(out.String())
+	}
+	if r.IsError {
+		if len(r.Content) > 0 {
+			return errors.New(r.Content[0].Text)
+		}
+		return errors.New("the tool failed")
 	}
 	return nil
 }
 
-// types gives the types of the tool's arguments, by its schema.
-func (c *callCmd) types() (map[string]string, error) {
+// find gives the tool as the server lists it.
+func (c *callCmd) find(ctx context.Context) (*listedTool, error) {
 	params := map[string]any{}
 	for {
-		a, err := c.post("tools/list", "", params)
+		r, err := c.request(ctx, "tools/list", "", params, nil)
 		if err != nil {
 			return nil, err
 		}
-		for _, t := range a.Result.Tools {
-			if t.Name == c.Tool {
-				types := map[string]string{}
-				for name, p := range t.InputSchema.Properties {
-					types[name] = p.Type
-				}
-				return types, nil
+		for i := range r.Tools {
+			if r.Tools[i].Name == c.Tool {
+				return &r.Tools[i], nil
 			}
 		}
-		if a.Result.NextCursor == "" {
+		if r.NextCursor == "" || r.NextCursor == params["cursor"] {
 			return nil, fmt.Errorf("the server has no tool %q for this caller", c.Tool)
 		}
-		params["cursor"] = a.Result.NextCursor
+		params["cursor"] = r.NextCursor
 	}
 }
 
-func (c *callCmd) post(method, name string, params map[string]any) (*answer, error) {
-	params["_meta"] = map[string]any{
-		"io.modelcontextprotocol/protocolVersion":    mcp.Modern.String(),
-		"io.modelcontextprotocol/clientInfo":         map[string]any{"name": "millrace call", "version": version},
-		"io.modelcontextprotocol/clientCapabilities": map[string]any{"elicitation": map[string]any{"form": map[string]any{}}},
-	}
-	body, err := json.Marshal(map[string]any{"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+// request sends one request. A server of a legacy revision puts its questions while the call runs.
+func (c *callCmd) request(ctx context.Context, method, name string, params map[string]any, headers []client.Header) (*result, error) {
+	raw, err := json.Marshal(params)
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequest(http.MethodPost, c.URL, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	for k, v := range map[string]string{"Content-Type": "application/json", "Accept": "application/json",
-		"MCP-Protocol-Version": mcp.Modern.String(), "Mcp-Method": method, "Mcp-Name": mcp.EncodeHeader(name)} {
-		if v != "" {
-			req.Header.Set(k, v)
+	var failed error
+	call := &client.Call{Method: method, Name: name, Params: raw[1 : len(raw)-1], Headers: headers, Ask: func(method string, params []byte) ([]byte, *mcp.Error) {
+		if method != "elicitation/create" {
+			return nil, mcp.Errorf(mcp.CodeMethodNotFound, "only questions to the user are answered")
 		}
+		text, _ := mcp.Text(mcp.Member(params, "message"))
+		var reply map[string]any
+		if reply, failed = c.answer(string(text)); failed != nil {
+			return nil, mcp.Errorf(mcp.CodeInternal, "the user cannot be asked")
+		}
+		out, err := json.Marshal(reply)
+		if err != nil {
+			return nil, mcp.Errorf(mcp.CodeInternal, "%v", err)
+		}
+		return out, nil
+	}}
+	var a client.Answer
+	err = c.session.Call(ctx, call, &a)
+	switch {
+	case failed != nil:
+		return nil, failed
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", c.URL, err)
+	case a.Error != nil:
+		return nil, a.Error
 	}
-	if c.Key != "" {
-		req.Header.Set("Authorization", "Bearer "+c.Key)
+	r := &result{raw: a.Result}
+	if err := json.Unmarshal(a.Result, r); err != nil {
+		return nil, fmt.Errorf("%s answered %s with a result of another shape: %w", c.URL, method, err)
 	}
-	client := http.Client{Timeout: c.Timeout}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("%w; is 'millrace serve' running there?", err)
-	}
-	defer resp.Body.Close()
-	a := &answer{}
-	if a.raw, err = io.ReadAll(io.LimitReader(resp.Body, 256<<20)); err != nil {
-		return nil, fmt.Errorf("read the answer: %w", err)
-	}
-	if err := json.Unmarshal(a.raw, a); err != nil || a.Result == nil && a.Error == nil {
-		return nil, fmt.Errorf("%s answered %s with something that is no MCP message", c.URL, resp.Status)
-	}
-	if a.Error != nil {
-		return nil, fmt.Errorf("%s (%d)", a.Error.Message, a.Error.Code)
-	}
-	return a, nil
+	return r, nil
 }
