@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -77,22 +78,26 @@ func TestCheck(t *testing.T) {
 // TestCallArguments: what is typed becomes JSON by the types of the tool's schema, exactly, and what is none is refused.
 func TestCallArguments(t *testing.T) {
 	t.Parallel()
-	var sent string
+	var sent, header string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var m struct {
+			ID     json.RawMessage
 			Method string
 			Params struct{ Arguments json.RawMessage }
 		}
 		if err := json.NewDecoder(r.Body).Decode(&m); err != nil {
 			t.Error(err)
 		}
-		switch {
-		case m.Method == "tools/call":
-			sent = string(m.Params.Arguments)
-			io.WriteString(w, `{"result":{"content":[]}}`)
-		default:
-			io.WriteString(w, `{"result":{"tools":[{"name":"t","inputSchema":{"properties":{"i":{"type":"integer"},"s":{"type":"string"},"o":{"type":"object"}}}}]}}`)
+		result := `{"tools":[{"name":"t","inputSchema":{"properties":{"i":{"type":"integer","x-mcp-header":"Id"},"s":{"type":"string"},"o":{"type":"object"}}}}]}`
+		switch m.Method {
+		case "server/discover":
+			result = `{"supportedVersions":["2026-07-28"]}`
+		case "tools/call":
+			sent, header = string(m.Params.Arguments), r.Header.Get("Mcp-Param-Id")
+			result = `{"content":[]}`
 		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":%s}`, m.ID, result)
 	}))
 	t.Cleanup(server.Close)
 	for _, c := range []struct{ args, want string }{
@@ -104,6 +109,9 @@ func TestCallArguments(t *testing.T) {
 		err := (&callCmd{Tool: "t", Arguments: strings.Fields(c.args), URL: server.URL}).Run()
 		if sent != c.want || (err == nil) != (c.want != "") {
 			t.Errorf("%s: sent %s, %v; want %s", c.args, sent, err, c.want)
+		}
+		if n, _, _ := strings.Cut(strings.TrimPrefix(c.args, "i="), " "); sent != "" && strings.HasPrefix(c.args, "i=") && header != n {
+			t.Errorf("%s: the header says %q", c.args, header)
 		}
 	}
 	if err := (&callCmd{Tool: "none", URL: server.URL}).Run(); err == nil || !strings.Contains(err.Error(), `no tool "none"`) {
