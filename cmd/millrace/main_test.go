@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
