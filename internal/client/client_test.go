@@ -21,7 +21,13 @@ import (
 	"millrace/internal/mcp"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if mode := os.Getenv(serverMode); mode != "" {
+		serveStdio(mode)
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // rawServer answers each request with what answer gives, byte by byte as it stands.
 type rawServer struct {

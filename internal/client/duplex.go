@@ -41,9 +41,11 @@ func newDuplex(s *Session, send func(context.Context, []byte) error, stop func()
 	return &duplex{s: s, send: send, stop: stop, pending: map[int64]*waiting{}}
 }
 
-// begin reads messages, each into the buffer that next gives, until next fails.
-func (d *duplex) begin(next func() ([]byte, error)) {
+// begin reads messages, each into the buffer that next gives, until next fails or the server breaks the protocol; then it
+// calls last, which ends what is left of the connection.
+func (d *duplex) begin(next func() ([]byte, error), last func()) {
 	d.wg.Go(func() {
+		defer last()
 		var m mcp.Request
 		for {
 			data, err := next()
@@ -53,7 +55,6 @@ func (d *duplex) begin(next func() ([]byte, error)) {
 			}
 			m.Reset()
 			if fault := m.Scan(data); fault != nil {
-				d.stop()
 				d.fail(protocolErrorf("%s", fault.Message))
 				return
 			}

@@ -174,7 +174,7 @@ func openDirect(ctx context.Context, t *target) (*Session, error) {
 				return e.Data, nil
 			}
 		}
-	})
+	}, w.close)
 	if err := s.greet(ctx, mcp.Revision20241105); err != nil {
 		s.Close()
 		return nil, err
@@ -265,7 +265,7 @@ func OpenCommand(ctx context.Context, cmd *exec.Cmd, cfg Config) (*Session, erro
 	}
 	s := &Session{t: t, wires: &wires{t: t}}
 	s.duplex = newDuplex(s, p.send, p.stop)
-	s.duplex.begin(p.next)
+	s.duplex.begin(p.next, p.end)
 	rev := cfg.Revision
 	if rev == mcp.RevisionNone {
 		rev = s.probe(ctx)

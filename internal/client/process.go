@@ -52,13 +52,12 @@ func (p *process) send(ctx context.Context, message []byte) error {
 	return err
 }
 
-// next reads a message; it is good until the next one. At the end it waits for the process.
+// next reads a message; it is good until the next one.
 func (p *process) next() ([]byte, error) {
 	p.line = p.line[:0]
 	for {
 		part, err := p.out.ReadSlice('\n')
 		if len(p.line)+len(part) > p.max {
-			p.stop()
 			return nil, protocolErrorf("a message of more than %d bytes", p.max)
 		}
 		p.line = append(p.line, part...)
@@ -66,7 +65,6 @@ func (p *process) next() ([]byte, error) {
 		case errors.Is(err, bufio.ErrBufferFull):
 			continue
 		case err != nil:
-			p.wait()
 			return nil, err
 		}
 		if line := p.line[:len(p.line)-1]; len(line) > 0 {
@@ -76,12 +74,14 @@ func (p *process) next() ([]byte, error) {
 	}
 }
 
-func (p *process) wait() {
+// end stops the process and waits for it.
+func (p *process) end() {
+	p.stop()
 	_ = p.cmd.Wait() // how it ended does not matter: it is gone
 	close(p.gone)
 }
 
-// stop ends the process.
+// stop makes the process end: what it says until then is still read.
 func (p *process) stop() {
 	p.once.Do(func() {
 		p.in.Close()

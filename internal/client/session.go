@@ -210,7 +210,11 @@ func (s *Session) exchange(ctx context.Context, w *wire, deadline time.Time, id 
 	}
 	if ctx.Done() != nil {
 		stop := context.AfterFunc(ctx, func() { s.cancel(w, id) })
-		defer stop()
+		defer func() {
+			if !stop() { // the cancel may still strike: not the next one to use the connection
+				w.head.close = true
+			}
+		}()
 	}
 	if err := w.send(s.t.prefix, extra, body); err != nil {
 		return err

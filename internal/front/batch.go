@@ -52,7 +52,7 @@ func (c *Core) batch(x *exchange, headers map[string][]string) {
 			return
 		}
 		if headers != nil && x.session == nil {
-			probe := &exchange{core: c, ctx: x.ctx, principal: x.principal, toolset: x.toolset}
+			probe := &exchange{core: c, exchangeState: exchangeState{ctx: x.ctx, principal: x.principal, toolset: x.toolset}}
 			if status, fault := c.httpEra(probe, headers); fault != nil {
 				x.failStatus(status, fault)
 				return

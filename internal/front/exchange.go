@@ -33,7 +33,11 @@ type exchange struct {
 	call mcp.Call
 	body []byte // the message's bytes
 	out  []byte
+	exchangeState
+}
 
+// exchangeState is what of an exchange is cleared after each use.
+type exchangeState struct {
 	ctx          context.Context // the transport's: it ends when the client is gone
 	start        time.Time
 	rev          mcp.Revision
@@ -42,7 +46,8 @@ type exchange struct {
 	toolset      string
 	headers      map[string][]string // of a modern HTTP request, to be held against its body; else nil
 	reply        replier
-	canSend      bool // the client takes messages before the last
+	posted       httpReply // what reply is in most cases: no allocation of its own
+	canSend      bool      // the client takes messages before the last
 	inBatch      bool
 	newSession   string
 	lastProgress float64
@@ -58,18 +63,17 @@ func (c *Core) newExchange() *exchange { return c.pool.Get().(*exchange) }
 
 // free gives x back. Nothing of it may be used any more.
 func (x *exchange) free() {
-	c, body, out := x.core, x.body, x.out
 	x.req.Reset()
 	x.call.Reset()
-	req, call := x.req, x.call
-	if cap(body) > keepBuffer {
-		body = nil
+	if cap(x.body) > keepBuffer {
+		x.body = nil
 	}
-	if cap(out) > keepBuffer {
-		out = nil
+	if cap(x.out) > keepBuffer {
+		x.out = nil
 	}
-	*x = exchange{core: c, body: body[:0], out: out[:0], req: req, call: call}
-	c.pool.Put(x)
+	x.body, x.out = x.body[:0], x.out[:0]
+	x.exchangeState = exchangeState{}
+	x.core.pool.Put(x)
 }
 
 // unpin lets go of the message but for its id: a stream that lives for hours must not keep the body that opened it.

@@ -131,8 +131,12 @@ func (s *HTTP) post(w http.ResponseWriter, r *http.Request, start time.Time, too
 		return
 	}
 	x.ctx, x.start, x.toolset, x.principal = r.Context(), start, toolset, principal
-	reply := httpReply{http: s, x: x, w: w, r: r}
-	x.reply, x.canSend = &reply, streams
+	reply := &x.posted
+	if r.URL.RawQuery != "" {
+		reply = new(httpReply) // x may go with the message, and this may not
+	}
+	*reply = httpReply{http: s, x: x, w: w, r: r}
+	x.reply, x.canSend = reply, streams
 	defer reply.close()
 	if r.URL.RawQuery != "" {
 		if id := r.URL.Query().Get(directQuery); id != "" {

@@ -28,8 +28,8 @@ const (
 	rideWait = 5
 	// rideLimit is how many looks a shared trip may last: then it is stopped, since one of its reads is slow and the
 	// others wait for it. The slow one travels alone for aloneAfterStall, one that failed for aloneAfterError.
-	rideLimit       = 5
-	aloneAfterStall = time.Minute
+	rideLimit       = 8
+	aloneAfterStall = 2 * time.Second
 	aloneAfterError = time.Second
 	// rideArgs bounds the arguments of a read that may share. All of a trip's must fit the socket's buffers: the server
 	// may answer the first before it has read the last, and nobody reads the answers while we write.
