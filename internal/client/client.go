@@ -128,12 +128,20 @@ func appendHeader(dst []byte, name, value string) []byte {
 	return append(append(append(append(dst, name...), ": "...), value...), "\r\n"...)
 }
 
+// checkName refuses what is no name of a header: it could end the line and begin another request.
+func checkName(name string) error {
+	for i := range len(name) {
+		if c := name[i]; c <= ' ' || c >= 0x7F || strings.IndexByte("()<>@,;:\\\"/[]?={}", c) >= 0 {
+			return fmt.Errorf("header %q: no such name is possible", name)
+		}
+	}
+	return nil
+}
+
 // checkHeader refuses what would end a header line, or is ours to send.
 func checkHeader(h Header) error {
-	for i := range len(h.Name) {
-		if c := h.Name[i]; c <= ' ' || c >= 0x7F || strings.IndexByte("()<>@,;:\\\"/[]?={}", c) >= 0 {
-			return fmt.Errorf("header %q: no such name is possible", h.Name)
-		}
+	if err := checkName(h.Name); err != nil {
+		return err
 	}
 	for i := range len(h.Value) {
 		if c := h.Value[i]; c < ' ' && c != '\t' || c == 0x7F {

@@ -269,6 +269,17 @@ func TestConfigFaults(t *testing.T) {
 	}
 }
 
+// A server's schema names the headers that repeat arguments: no name of its may begin another line.
+func TestHeaderNamesAreChecked(t *testing.T) {
+	t.Parallel()
+	srv := raw(t, answerEach)
+	s := srv.session(t)
+	err := s.Call(t.Context(), &Call{Method: "tools/call", Headers: []Header{{"Mcp-Param-X: 1\r\n\r\nGET / HTTP/1.1\r\nA", "b"}}}, new(Answer))
+	if n, _ := srv.seen(); err == nil || n != 0 {
+		t.Errorf("gave %v after %d connections", err, n)
+	}
+}
+
 func TestConnectionsAreKept(t *testing.T) {
 	t.Parallel()
 	srv := raw(t, answerEach)

@@ -33,6 +33,13 @@ func serveStdio(mode string) {
 		case mode == "leaves":
 			return
 		case mode == "silent":
+		case mode == "leaves a child": // that holds its output open
+			child := exec.Command("sleep", "1000")
+			child.Stdout = os.Stdout
+			if child.Start() != nil {
+				return
+			}
+			select {}
 		case mode == "closes": // its output, and lives on
 			os.Stdout.Close()
 		case mode == "babbles":
@@ -94,7 +101,7 @@ func TestCommand(t *testing.T) {
 // However a process misbehaves, its calls end in time, and it is gone when the session is closed.
 func TestBadCommands(t *testing.T) {
 	t.Parallel()
-	for mode, want := range map[string]error{"leaves": errLeft, "closes": errLeft, "babbles": ErrProtocol, "endless": ErrProtocol, "silent": context.DeadlineExceeded} {
+	for mode, want := range map[string]error{"leaves": errLeft, "closes": errLeft, "babbles": ErrProtocol, "endless": ErrProtocol, "silent": context.DeadlineExceeded, "leaves a child": context.DeadlineExceeded} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			s, err := command(t.Context(), t, mode, mcp.Modern)
@@ -102,16 +109,13 @@ func TestBadCommands(t *testing.T) {
 				t.Fatal(err)
 			}
 			call := &Call{Method: "tools/call"}
-			if mode == "silent" {
+			if want == context.DeadlineExceeded {
 				call.Deadline = time.Now().Add(50 * time.Millisecond)
 			}
 			if err := s.Call(t.Context(), call, new(Answer)); !errors.Is(err, want) {
 				t.Errorf("gave %v, want %v", err, want)
 			}
 			s.Close()
-			if mode == "silent" {
-				return
-			}
 			if err := s.Call(t.Context(), &Call{Method: "tools/call"}, new(Answer)); !errors.Is(err, want) && !errors.Is(err, errLeft) {
 				t.Errorf("after it: %v", err)
 			}

@@ -22,9 +22,10 @@ type process struct {
 	max  int
 	line []byte
 
-	mu   sync.Mutex // held while a message is written
-	once sync.Once
-	gone chan struct{} // closed when the process has been waited for
+	writing chan struct{} // of one: holds something while a message is written
+	stdout  io.Closer
+	once    sync.Once
+	gone    chan struct{} // closed when the process has been waited for
 }
 
 func startProcess(cmd *exec.Cmd, max int) (*process, error) {
@@ -36,16 +37,26 @@ func startProcess(cmd *exec.Cmd, max int) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
+	ownGroup(cmd)
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
-	return &process{cmd: cmd, in: in, out: bufio.NewReaderSize(out, 64<<10), max: max, gone: make(chan struct{})}, nil
+	return &process{cmd: cmd, in: in, out: bufio.NewReaderSize(out, 64<<10), stdout: out, max: max,
+		writing: make(chan struct{}, 1), gone: make(chan struct{})}, nil
 }
 
-// send writes a message. A process that does not read is stopped when ctx ends: half a message cannot be taken back.
+// send writes a message. A process that does not read is stopped when ctx ends: half a message cannot be taken back. A
+// message that has to wait for another one is not begun after that.
 func (p *process) send(ctx context.Context, message []byte) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	select {
+	case p.writing <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-p.writing }()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	stop := context.AfterFunc(ctx, func() { p.in.Close() })
 	defer stop()
 	_, err := p.in.Write(append(message[:len(message):len(message)], '\n'))
@@ -85,7 +96,10 @@ func (p *process) end() {
 func (p *process) stop() {
 	p.once.Do(func() {
 		p.in.Close()
-		timer := time.AfterFunc(processGrace, func() { _ = p.cmd.Process.Kill() })
+		timer := time.AfterFunc(processGrace, func() {
+			killGroup(p.cmd)
+			p.stdout.Close() // which a process that it has started may hold open
+		})
 		go func() { // ends with the process, which is killed at the latest
 			<-p.gone
 			timer.Stop()

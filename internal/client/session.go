@@ -150,6 +150,11 @@ func (s *Session) Call(ctx context.Context, call *Call, a *Answer) error {
 	if deadline.IsZero() {
 		deadline = time.Now().Add(s.t.Timeout)
 	}
+	for _, h := range call.Headers { // their names come from a server's schemas, their values are encoded
+		if err := checkName(h.Name); err != nil {
+			return err
+		}
+	}
 	a.reset()
 	id := s.ids.Add(1)
 	switch {

@@ -88,6 +88,11 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 	broken := false
 	defer func() {
 		c.notice = nil
+		if p := recover(); p != nil { // nobody knows what is still to be read
+			c.abandon()
+			pool.put(c, true)
+			panic(p)
+		}
 		// A cancel that was sent may still strike: who was stopped gives the connection up.
 		pool.put(c, broken || c.isBroken() || pool.stopped(c) != stopNone)
 	}()

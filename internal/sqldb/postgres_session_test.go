@@ -16,7 +16,7 @@ func oneConnection(c *Config) { c.Pool.Size, c.Pool.Overflow = 1, 0 }
 // What one call does to its session does not reach the next one, be it rolled back or committed.
 func TestPostgresSessionsDoNotLeak(t *testing.T) {
 	t.Parallel()
-	s, _ := postgres(t, `CREATE ROLE a_guest`, oneConnection)
+	s, _ := postgres(t, `DROP ROLE IF EXISTS a_guest; CREATE ROLE a_guest`, oneConnection) // a role is the server's, and this may run again
 	const look = `SELECT current_setting('search_path') AS path, current_setting('timezone') AS zone, current_setting('datestyle') AS dates,
 current_user AS who, to_regclass('pg_temp.tt') AS tt,
 (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()) AS locks`

@@ -71,12 +71,13 @@ type wake uint8
 const (
 	wakeDone  wake = iota // its answer is there
 	wakeAlone             // run alone
-	wakeLead              // lead a trip of its own, with its company
+	wakeLead              // lead a trip of its own, with those that wait by then
 )
 
 var riders = sync.Pool{New: func() any { return &rider{wake: make(chan wake, 1)} }}
 
 func (r *rider) free() {
+	clear(r.company)
 	*r = rider{wake: r.wake, company: r.company[:0]}
 	riders.Put(r)
 }
@@ -137,7 +138,7 @@ func (q *pgQuery) travel(ctx context.Context, dst []byte, x *Execution, b *bound
 		return r.arrive(ctx, w, b)
 	}
 	defer t.returned()
-	if len(r.company) == 0 || !q.lead(ctx, r, b) {
+	if !q.lead(ctx, r, b) {
 		return q.alone(ctx, dst, x, b)
 	}
 	return r.arrive(ctx, wakeDone, b)
@@ -157,7 +158,7 @@ func (r *rider) arrive(ctx context.Context, w wake, b *bounds) ([]byte, Outcome,
 	return r.dst, r.outcome, nil
 }
 
-// returned ends a trip, and sends those that wait on the next one.
+// returned ends a trip, and sends the first of those that wait on the next one.
 func (t *trips) returned() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -165,11 +166,19 @@ func (t *trips) returned() {
 		t.underWay--
 		return
 	}
-	n := min(len(t.waiting), mostRiders)
 	leader := t.waiting[0]
-	leader.company = append(leader.company, t.waiting[1:n]...)
-	t.forget(n)
+	t.forget(1)
 	leader.wake <- wakeLead
+}
+
+// board takes those that wait along with a leader that has its connection. Before, it might wait for one longer than they
+// may.
+func (t *trips) board(leader *rider) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := min(len(t.waiting), mostRiders-1)
+	leader.company = append(leader.company, t.waiting[:n]...)
+	t.forget(n)
 }
 
 // forget takes the first n out of those that wait. t.mu is locked.
@@ -201,25 +210,23 @@ func (t *trips) queue() int {
 	return len(t.waiting)
 }
 
-// lead makes the trip of r and its company. Everybody else has been woken when it returns; it is false where r is to run
-// alone.
+// lead makes the trip of r and of those that wait when it has a connection. Everybody else has been woken when it returns;
+// it is false where r is to run alone.
 func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool) {
-	company := r.company
-	next := 0 // of company: those before it have been woken
-	defer func() {
-		for _, other := range company[next:] {
-			other.wake <- wakeAlone
-		}
-	}()
 	pool := q.source.pool
 	c, err := pool.get(ctx, b.deadline)
 	if err != nil {
 		return false
 	}
-	broken := false
+	broken := true // until the last answer has been read
 	defer func() {
 		c.notice = nil
 		pool.put(c, broken || c.isBroken() || pool.stopped(c) != stopNone)
+		for _, other := range r.company { // nil where it has been woken
+			if other != nil {
+				other.wake <- wakeAlone
+			}
+		}
 	}()
 	r.st, err = c.stmt(context.Background(), q)
 	if err == nil {
@@ -227,34 +234,38 @@ func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool) {
 	}
 	if err != nil {
 		q.isStale(c, err)
+		broken = false
+		return false
+	}
+	q.source.trips.board(r)
+	if len(r.company) == 0 {
+		broken = false
 		return false
 	}
 	pool.share(c)
 	commands := q.sendTransaction(c, r.st)
-	aboard := 0
-	for _, other := range company {
+	for i, other := range r.company {
 		// One whose statement this connection does not know yet, or whose arguments do not fit, runs alone.
 		if other.st = c.known(other.q); other.st == nil || other.q.bind(c, other.st, other.x.Args) != nil {
+			r.company[i] = nil
 			other.wake <- wakeAlone
 			continue
 		}
 		other.q.sendTransaction(c, other.st)
-		company[aboard] = other
-		aboard++
 	}
-	company = company[:aboard]
-	if err := c.sync(); err != nil {
+	if c.sync() != nil || !c.ride(r, commands) {
+		broken = false // it has been mended, or abandoned
 		return false
 	}
-	if !c.ride(r, commands) {
-		return false
-	}
-	for next < len(company) {
-		other := company[next]
+	for i, other := range r.company {
+		if other == nil {
+			continue
+		}
 		if !c.ride(other, commands) {
+			broken = false
 			return true
 		}
-		next++
+		r.company[i] = nil
 		other.wake <- wakeDone
 	}
 	broken = c.ready() != nil
