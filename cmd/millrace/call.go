@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -103,7 +102,7 @@ func (c *callCmd) Run() error {
 		}
 	}
 	params := map[string]any{"name": c.Tool, "arguments": arguments}
-	for {
+	for range mostQuestions {
 		a, err := c.request(ctx, "tools/call", c.Tool, params, headers)
 		if err != nil {
 			return err
@@ -113,24 +112,28 @@ func (c *callCmd) Run() error {
 		}
 		responses := map[string]any{}
 		for key, q := range a.InputRequests {
-			if responses[key], err = c.answer(q.Params.Message); err != nil {
+			if responses[key], err = c.answer(ctx, q.Params.Message); err != nil {
 				return err
 			}
 		}
 		params["inputResponses"], params["requestState"] = responses, a.RequestState
 	}
+	return errors.New("the tool asks without end")
 }
 
+// mostQuestions is how often one call may ask its user.
+const mostQuestions = 10
+
 // answer puts a question to the user and gives the client's answer.
-func (c *callCmd) answer(question string) (map[string]any, error) {
-	yes, err := c.confirm(question)
+func (c *callCmd) answer(ctx context.Context, question string) (map[string]any, error) {
+	yes, err := c.confirm(ctx, question)
 	if err != nil || !yes {
 		return map[string]any{"action": "decline"}, err
 	}
 	return map[string]any{"action": "accept", "content": map[string]any{"confirm": true}}, nil
 }
 
-func (c *callCmd) confirm(question string) (bool, error) {
+func (c *callCmd) confirm(ctx context.Context, question string) (bool, error) {
 	if c.Yes {
 		return true, nil
 	}
@@ -138,12 +141,17 @@ func (c *callCmd) confirm(question string) (bool, error) {
 		return false, fmt.Errorf("the tool asks: %s; run it on a terminal, or with --yes", question)
 	}
 	fmt.Fprintf(os.Stderr, "%s [y/N] ", question)
-	line, err := bufio.NewReader(os.Stdin).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, err
+	typed := make(chan string, 1)
+	go func() { // ends with the line, or with the program
+		line, _ := bufio.NewReader(os.Stdin).ReadString('\n') // without one it is no
+		typed <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case line := <-typed:
+		return line == "y" || line == "yes", nil
+	case <-ctx.Done():
+		return false, errors.New("interrupted; nothing was confirmed")
 	}
-	line = strings.ToLower(strings.TrimSpace(line))
-	return line == "y" || line == "yes", nil
 }
 
 func (c *callCmd) print(r *result) error {
@@ -209,7 +217,7 @@ func (c *callCmd) request(ctx context.Context, method, name string, params map[s
 		}
 		text, _ := mcp.Text(mcp.Member(params, "message"))
 		var reply map[string]any
-		if reply, failed = c.answer(string(text)); failed != nil {
+		if reply, failed = c.answer(ctx, string(text)); failed != nil {
 			return nil, mcp.Errorf(mcp.CodeInternal, "the user cannot be asked")
 		}
 		out, err := json.Marshal(reply)

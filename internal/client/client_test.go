@@ -376,6 +376,11 @@ func TestCallsEnd(t *testing.T) {
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%s: the late call gave %v", rev, err)
 		}
+		if rev == mcp.Revision20251125 {
+			if got := <-told; !strings.Contains(got, `"method":"notifications/cancelled","params":{"requestId":3}`) {
+				t.Errorf("of the late call the server was told %s", got)
+			}
+		}
 	}
 }
 

@@ -19,7 +19,7 @@ func (t *target) http() *http.Client {
 	protocols.SetHTTP2(t.HTTP2)
 	protocols.SetUnencryptedHTTP2(t.HTTP2)
 	transport := &http.Transport{Protocols: protocols, DisableCompression: true, DisableKeepAlives: t.NoKeepAlive,
-		MaxResponseHeaderBytes: maxHead, TLSClientConfig: t.TLS, IdleConnTimeout: 90 * time.Second,
+		MaxResponseHeaderBytes: maxHead, TLSClientConfig: t.TLS.Clone(), IdleConnTimeout: 90 * time.Second,
 		HTTP2: &http.HTTP2Config{StrictMaxConcurrentRequests: false}}
 	return &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse // a POST to where nobody wanted to send it is no answer
@@ -47,11 +47,13 @@ func (t *target) request(ctx context.Context, method string, lines []byte) (*htt
 func (s *Session) callShared(ctx context.Context, deadline time.Time, id int64, call *Call, a *Answer) error {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
+	defer func() {
+		if ctx.Err() != nil && a.Received.IsZero() {
+			s.giveUp(id, call)
+		}
+	}()
 	resp, err := s.doPost(ctx, s.appendHeaders(nil, call), s.appendRequest(nil, id, call))
 	if err != nil {
-		if ctx.Err() != nil && !s.rev.IsModern() {
-			s.cancelled(id)
-		}
 		return s.cause(ctx, err)
 	}
 	defer resp.Body.Close()
@@ -77,6 +79,13 @@ func (s *Session) callShared(ctx context.Context, deadline time.Time, id int64, 
 	}
 	a.Received = time.Now()
 	return a.read(strings.EqualFold(strings.TrimSpace(kind), "application/json"), id)
+}
+
+// giveUp tells a legacy server that nobody waits for a call any more: there, leaving is no cancellation.
+func (s *Session) giveUp(id int64, call *Call) {
+	if call.Method != "initialize" && !s.rev.IsModern() {
+		s.cancelled(id)
+	}
 }
 
 // cancelled tells a legacy server that nobody waits for a request any more.

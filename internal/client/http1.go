@@ -41,9 +41,11 @@ type head struct {
 	sessionID []byte
 }
 
-// dialWire opens a connection.
+// dialWire opens a connection, within the target's time-out.
 func dialWire(ctx context.Context, t *target) (*wire, error) {
-	d := net.Dialer{KeepAlive: -1}
+	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
+	defer cancel()
+	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", t.address)
 	if err != nil {
 		return nil, err

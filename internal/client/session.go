@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -194,6 +195,9 @@ func (s *Session) callWire(ctx context.Context, deadline time.Time, id int64, ca
 	}
 	if err := s.exchange(ctx, w, deadline, id, call, buf[:split], buf[split:], a); err != nil {
 		w.close() // nothing is sent again: the server may have done what it was asked
+		if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+			s.giveUp(id, call)
+		}
 		return s.cause(ctx, err)
 	}
 	s.wires.put(w)
@@ -214,7 +218,10 @@ func (s *Session) exchange(ctx context.Context, w *wire, deadline time.Time, id 
 		return err
 	}
 	if ctx.Done() != nil {
-		stop := context.AfterFunc(ctx, func() { s.cancel(w, id) })
+		stop := context.AfterFunc(ctx, func() {
+			s.giveUp(id, call)
+			_ = w.conn.SetDeadline(time.Unix(1, 0))
+		})
 		defer func() {
 			if !stop() { // the cancel may still strike: not the next one to use the connection
 				w.head.close = true
@@ -232,23 +239,13 @@ func (s *Session) exchange(ctx context.Context, w *wire, deadline time.Time, id 
 		a.sessionID = string(w.head.sessionID)
 	}
 	if w.head.isEvents {
-		return s.events(ctx, w, id, call, a)
+		return s.events(ctx, w, deadline, id, call, a)
 	}
 	if a.body, err = w.all(a.body[:0]); err != nil {
 		return err
 	}
 	a.Received = time.Now()
 	return a.read(w.head.isJSON, id)
-}
-
-// cancel ends a request that nobody waits for any more: by leaving, and in legacy revisions by saying so first.
-func (s *Session) cancel(w *wire, id int64) {
-	if !s.rev.IsModern() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = s.Notify(ctx, &Call{Method: "notifications/cancelled", Params: strconv.AppendInt([]byte(`"requestId":`), id, 10)})
-	}
-	_ = w.conn.SetDeadline(time.Unix(1, 0))
 }
 
 // read takes the answer out of a body that is one message.
@@ -303,16 +300,23 @@ func (a *Answer) takeError() error {
 const afterAnswer = 50 * time.Millisecond
 
 // events reads an event stream up to the answer.
-func (s *Session) events(ctx context.Context, w *wire, id int64, call *Call, a *Answer) error {
+func (s *Session) events(ctx context.Context, w *wire, deadline time.Time, id int64, call *Call, a *Answer) error {
 	r := mcp.NewEventReader(w, s.t.MaxBytes)
 	for {
 		e, err := r.Next()
 		if err != nil {
 			return streamError(err)
 		}
+		began := time.Now()
 		done, err := s.event(ctx, e, id, call, a)
 		if err != nil {
 			return err
+		}
+		if a.message.Kind == mcp.KindRequest && ctx.Err() == nil { // the time in which its user thinks is not the call's
+			deadline = deadline.Add(time.Since(began))
+			if err := w.conn.SetDeadline(deadline); err != nil {
+				return err
+			}
 		}
 		if done {
 			break
