@@ -64,7 +64,7 @@ func newPostgres(name string, cfg Config, log *slog.Logger) (Source, error) {
 	}
 	s := &postgresSource{name: name, cfg: cfg, config: config, log: log, numbers: map[string]int{}, types: map[uint32]pgType{}}
 	s.pool = newPool(name, "primary", cfg.Pool, s.open)
-	s.trips.most = min(mostTrips, cfg.Pool.Size)
+	s.trips.most, s.trips.wait = min(mostTrips, cfg.Pool.Size), rideWait
 	s.pool.beside = s.trips.look
 	return s, nil
 }
@@ -204,7 +204,7 @@ func (c *pgConn) stop() {
 			return
 		}
 		// A server that has gone silent after all gets no more than this.
-		_ = c.conn.Conn().SetReadDeadline(time.Now().Add(closeLimit))
+		_ = c.conn.Conn().SetDeadline(time.Now().Add(closeLimit))
 	}()
 }
 

@@ -2,10 +2,13 @@ package sqldb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"millrace/internal/mcp"
 )
 
 // Reads that come together share round trips. Most of what a read of a few microseconds costs is the system calls that
@@ -40,12 +43,27 @@ const (
 
 // trips are the round trips of one source's reads.
 type trips struct {
-	most     int
+	most     int      // of slots
+	wait     int      // rideWait, but in tests
 	quickest quickest // of all reads
 
-	mu       sync.Mutex // guards what follows
-	underWay int
-	waiting  []*rider
+	mu      sync.Mutex // guards what follows
+	slots   [mostTrips]slot
+	number  uint64 // of the latest trip
+	waiting []*rider
+}
+
+// slot is the place of one trip under way.
+type slot struct {
+	q      *pgQuery // of who leads it; nil where the slot is free
+	number uint64
+	looks  int // of the watch, so far
+}
+
+// ticket names a trip by its slot and number. A slot that was taken away has another trip's number, or none.
+type ticket struct {
+	slot   int
+	number uint64
 }
 
 // rider is a read on its way. It belongs to whoever reads its wake, until then to trips or to the leader of its trip.
@@ -57,8 +75,9 @@ type rider struct {
 	dst     []byte
 	outcome Outcome
 	notices []notice
-	size    int // of notices, in bytes
-	dropped int // notices beyond their bound
+	size    int    // of notices, in bytes
+	dropped int    // notices beyond their bound
+	ticket  ticket // of the trip that it is to lead
 	company []*rider
 	wake    chan wake // of one
 }
@@ -90,7 +109,9 @@ func (q *pgQuery) shares(x *Execution) bool {
 	}
 	size := 0
 	for i := range x.Args {
-		size += len(x.Args[i].Text)
+		if size += len(x.Args[i].Text) + 32; x.Args[i].Kind == mcp.KindFloat {
+			size += 350 // the longest one, written out
+		}
 	}
 	return size <= rideArgs && time.Now().UnixNano() >= q.aloneUntil.Load()
 }
@@ -123,25 +144,32 @@ func (q *pgQuery) stayAlone(d time.Duration) {
 func (q *pgQuery) travel(ctx context.Context, dst []byte, x *Execution, b *bounds) ([]byte, Outcome, error) {
 	t := &q.source.trips
 	t.mu.Lock()
-	if t.underWay < t.most {
-		t.underWay++
-		t.mu.Unlock()
-		defer t.returned()
-		return q.alone(ctx, dst, x, b)
+	for i := range t.slots[:t.most] {
+		if t.slots[i].q == nil {
+			own := t.begin(i, q)
+			t.mu.Unlock()
+			defer t.returned(own)
+			return q.alone(ctx, dst, x, b)
+		}
 	}
 	r := riders.Get().(*rider)
 	r.q, r.x, r.dst = q, x, dst
 	t.waiting = append(t.waiting, r)
 	t.mu.Unlock()
 	defer r.free()
-	if w := <-r.wake; w != wakeLead {
-		return r.arrive(ctx, w, b)
+	w := <-r.wake
+	if w == wakeLead {
+		defer t.returned(r.ticket) // after a panic; else it has been done
+		done, err := q.lead(ctx, r, b)
+		t.returned(r.ticket)
+		if err != nil {
+			return dst, Outcome{}, err
+		}
+		if w = wakeAlone; done {
+			w = wakeDone
+		}
 	}
-	defer t.returned()
-	if !q.lead(ctx, r, b) {
-		return q.alone(ctx, dst, x, b)
-	}
-	return r.arrive(ctx, wakeDone, b)
+	return r.arrive(ctx, w, b)
 }
 
 // arrive gives the rider's answer.
@@ -158,16 +186,31 @@ func (r *rider) arrive(ctx context.Context, w wake, b *bounds) ([]byte, Outcome,
 	return r.dst, r.outcome, nil
 }
 
-// returned ends a trip, and sends the first of those that wait on the next one.
-func (t *trips) returned() {
+// begin notes a trip as under way in a slot. t.mu is locked.
+func (t *trips) begin(i int, q *pgQuery) ticket {
+	t.number++
+	t.slots[i] = slot{q: q, number: t.number}
+	return ticket{i, t.number}
+}
+
+// returned ends a trip, if its slot has not been taken away.
+func (t *trips) returned(own ticket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.slots[own.slot].number == own.number {
+		t.next(own.slot)
+	}
+}
+
+// next gives a slot to the first of those that wait, or frees it. t.mu is locked.
+func (t *trips) next(i int) {
 	if len(t.waiting) == 0 {
-		t.underWay--
+		t.slots[i] = slot{}
 		return
 	}
 	leader := t.waiting[0]
 	t.forget(1)
+	leader.ticket = t.begin(i, leader.q)
 	leader.wake <- wakeLead
 }
 
@@ -188,13 +231,14 @@ func (t *trips) forget(n int) {
 	t.waiting = t.waiting[:rest]
 }
 
-// look lets those go that have waited for long. The pool's watch calls it.
+// look lets those go that have waited for long, and takes the slots of those away that are out for long: the work goes on,
+// but quick reads must not wait for it. The pool's watch calls it.
 func (t *trips) look() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	late := 0
 	for _, r := range t.waiting { // the first has waited for longest
-		if r.looks++; r.looks > rideWait {
+		if r.looks++; r.looks > t.wait {
 			late++
 		}
 	}
@@ -202,6 +246,16 @@ func (t *trips) look() {
 		r.wake <- wakeAlone
 	}
 	t.forget(late)
+	for i := range t.slots {
+		s := &t.slots[i]
+		if s.q == nil {
+			continue
+		}
+		if s.looks++; s.looks > rideLimit {
+			s.q.stayAlone(aloneAfterStall)
+			t.next(i)
+		}
+	}
 }
 
 func (t *trips) queue() int {
@@ -211,22 +265,22 @@ func (t *trips) queue() int {
 }
 
 // lead makes the trip of r and of those that wait when it has a connection. Everybody else has been woken when it returns;
-// it is false where r is to run alone.
-func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool) {
+// done is false where r is to run alone.
+func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool, err error) {
 	pool := q.source.pool
 	c, err := pool.get(ctx, b.deadline)
 	if err != nil {
-		return false
+		return false, err
 	}
 	broken := true // until the last answer has been read
 	defer func() {
 		c.notice = nil
-		pool.put(c, broken || c.isBroken() || pool.stopped(c) != stopNone)
 		for _, other := range r.company { // nil where it has been woken
 			if other != nil {
 				other.wake <- wakeAlone
 			}
 		}
+		pool.put(c, broken || c.isBroken() || pool.stopped(c) != stopNone)
 	}()
 	r.st, err = c.stmt(context.Background(), q)
 	if err == nil {
@@ -235,12 +289,14 @@ func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool) {
 	if err != nil {
 		q.isStale(c, err)
 		broken = false
-		return false
+		return false, nil
 	}
-	q.source.trips.board(r)
+	if pool.stopped(c) == stopNone { // else the stop would strike whoever runs
+		q.source.trips.board(r)
+	}
 	if len(r.company) == 0 {
 		broken = false
-		return false
+		return false, nil
 	}
 	pool.share(c)
 	commands := q.sendTransaction(c, r.st)
@@ -255,7 +311,7 @@ func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool) {
 	}
 	if c.sync() != nil || !c.ride(r, commands) {
 		broken = false // it has been mended, or abandoned
-		return false
+		return false, nil
 	}
 	for i, other := range r.company {
 		if other == nil {
@@ -263,13 +319,14 @@ func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool) {
 		}
 		if !c.ride(other, commands) {
 			broken = false
-			return true
+			return true, nil
 		}
 		r.company[i] = nil
 		other.wake <- wakeDone
 	}
+	c.notice = nil // the last one has been told all that is its own
 	broken = c.ready() != nil
-	return true
+	return true, nil
 }
 
 // ride reads the answer of one rider. It is false where there is none: then the connection has been mended or abandoned,
@@ -284,7 +341,11 @@ func (c *pgConn) ride(r *rider, commands int) bool {
 		r.dst, r.outcome = out, outcome
 		return true
 	}
-	r.notices = nil // it will hear them again
+	r.notices = nil                 // it will hear them again
+	if errors.Is(err, errTooMany) { // the connection was given up: no sign that the server is gone
+		r.q.stayAlone(aloneAfterStall)
+		return false
+	}
 	alone := aloneAfterError
 	if r.q.source.pool.stopped(c) != stopNone {
 		alone = aloneAfterStall

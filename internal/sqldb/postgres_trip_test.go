@@ -44,8 +44,9 @@ func together(t *testing.T, s *postgresSource, calls ...*call) {
 		q.took.ns.Store(1)
 		q.aloneUntil.Store(0)
 	}
+	own := occupy(s)
 	s.trips.mu.Lock()
-	s.trips.underWay = s.trips.most
+	s.trips.wait = 1 << 30 // nobody leaves before all are there
 	s.trips.mu.Unlock()
 	var wg sync.WaitGroup
 	for i, c := range calls {
@@ -69,13 +70,31 @@ func together(t *testing.T, s *postgresSource, calls ...*call) {
 			runtime.Gosched()
 		}
 	}
-	s.trips.returned()
+	s.trips.returned(own)
 	wg.Wait()
 	s.trips.mu.Lock()
 	defer s.trips.mu.Unlock()
-	if s.trips.underWay != s.trips.most-1 || len(s.trips.waiting) != 0 {
-		t.Errorf("%d trips are under way and %d reads wait when all have returned, want %d and 0", s.trips.underWay, len(s.trips.waiting), s.trips.most-1)
+	busy := 0
+	for i := range s.trips.slots {
+		if s.trips.slots[i].q != nil {
+			busy++
+		}
 	}
+	if busy != s.trips.most-1 || len(s.trips.waiting) != 0 {
+		t.Errorf("%d trips are under way and %d reads wait when all have returned, want %d and 0", busy, len(s.trips.waiting), s.trips.most-1)
+	}
+	clear(s.trips.slots[:])
+}
+
+// occupy fills every slot with a trip that no look ends, and gives the ticket of one.
+func occupy(s *postgresSource) (own ticket) {
+	s.trips.mu.Lock()
+	defer s.trips.mu.Unlock()
+	for i := range s.trips.most {
+		own = s.trips.begin(i, &pgQuery{})
+		s.trips.slots[i].looks = -1 << 30
+	}
+	return own
 }
 
 func (c *call) wants(t *testing.T, rows string) {
@@ -264,9 +283,7 @@ func TestTripIsNotWaitedForLong(t *testing.T) {
 	if _, _, err := q.Run(t.Context(), nil, &Execution{Args: []mcp.Value{text("1")}}); err != nil {
 		t.Fatal(err)
 	}
-	s.trips.mu.Lock()
-	s.trips.underWay = s.trips.most
-	s.trips.mu.Unlock()
+	occupy(s)
 	done := make(chan error, 1)
 	go func() {
 		out, _, err := q.Run(context.Background(), nil, &Execution{Args: []mcp.Value{text("2")}})
@@ -275,16 +292,12 @@ func TestTripIsNotWaitedForLong(t *testing.T) {
 		}
 		done <- err
 	}()
-	for s.trips.queue() != 1 {
+	for s.trips.queue() != 1 && len(done) == 0 { // the pool's own watch may look too
 		runtime.Gosched()
 	}
-	for range rideWait {
+	for range rideWait + 1 {
 		s.trips.look()
 	}
-	if s.trips.queue() != 1 {
-		t.Fatal("it did not wait")
-	}
-	s.trips.look()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
@@ -333,4 +346,69 @@ func TestTripModel(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// A read that is out for long loses its slot, so that quick ones do not wait for it, and travels alone for a while.
+func TestTripSlotIsTakenAway(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, "")
+	slow, quick := &pgQuery{}, pgCompile(t, s, ReadOnly, "SELECT :a AS v", 1)
+	run := func() {
+		if _, _, err := quick.Run(t.Context(), nil, &Execution{Args: []mcp.Value{text("1")}}); err != nil {
+			t.Error(err)
+		}
+	}
+	run()
+	s.trips.mu.Lock()
+	s.trips.wait = 1 << 30
+	var own ticket
+	for i := range s.trips.most {
+		own = s.trips.begin(i, slow)
+	}
+	s.trips.mu.Unlock()
+	done := make(chan struct{}, 1)
+	go func() {
+		run()
+		done <- struct{}{}
+	}()
+	for s.trips.queue() != 1 && len(done) == 0 { // the pool's own watch may look too
+		runtime.Gosched()
+	}
+	for range rideLimit + 1 {
+		s.trips.look()
+	}
+	<-done
+	if slow.aloneUntil.Load() == 0 {
+		t.Error("the slow one may share at once again")
+	}
+	s.trips.returned(own) // late: the slot is another's or free by now
+	s.trips.mu.Lock()
+	defer s.trips.mu.Unlock()
+	for i := range s.trips.slots {
+		if s.trips.slots[i].q == slow {
+			t.Errorf("slot %d is still the slow one's", i)
+		}
+	}
+}
+
+// A result that is cut far beyond its bounds costs its own connection and no other.
+func TestTripWithACutResult(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, "")
+	spec := Spec{Name: "many", Text: "SELECT repeat('x', 1000) AS v FROM generate_series(1, :a::int)", MaxRows: 10000, MaxBytes: 5000, Params: []Param{{"a", "string"}}}
+	many, err := s.Compile(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := pgCompile(t, s, ReadOnly, "SELECT :a AS v", 1)
+	calls := []*call{{q: one, args: []mcp.Value{text("1")}}, {q: many, args: []mcp.Value{text("5000")}}, {q: one, args: []mcp.Value{text("2")}}}
+	together(t, s, calls...)
+	calls[0].wants(t, `{"v":"1"}`)
+	calls[2].wants(t, `{"v":"2"}`)
+	if !strings.HasSuffix(calls[1].out, `],"truncated":true}`) || calls[1].err != nil {
+		t.Errorf("%.50s, %v", calls[1].out, calls[1].err)
+	}
+	if many.(*pgQuery).aloneUntil.Load() == 0 {
+		t.Error("the large one may share at once again")
+	}
 }
