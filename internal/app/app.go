@@ -220,11 +220,18 @@ func (a *App) load() (*config.Loaded, error) {
 	if len(faults) > 0 {
 		return nil, faults
 	}
+	// What a flag says in place of the file is held against the same rules: an admin listener for all needs a token.
 	if a.opts.Listen != "" {
 		loaded.Listen.Address = a.opts.Listen
+		if faults := loaded.Listen.Validate(); len(faults) > 0 {
+			return nil, fmt.Errorf("--listen %s: %w", a.opts.Listen, faults)
+		}
 	}
 	if a.opts.Admin != "" {
 		loaded.Admin.Address = a.opts.Admin
+		if faults := loaded.Admin.Validate(); len(faults) > 0 {
+			return nil, fmt.Errorf("--admin %s: %w", a.opts.Admin, faults)
+		}
 	}
 	return loaded, nil
 }

@@ -363,3 +363,24 @@ func TestSchema(t *testing.T) {
 		t.Errorf("got %.200s, %v", schema, err)
 	}
 }
+
+// A flag in place of the file's address is held against the same rules as the file.
+func TestFlagsAreValidated(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "m.yaml")
+	if err := os.WriteFile(file, []byte(head), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ listen, admin, want string }{
+		{"", "0.0.0.0:0", "--admin 0.0.0.0:0: address: "}, {"", "nonsense", "--admin nonsense: address: "}, {"nonsense", "", "--listen nonsense: address: "},
+	} {
+		a, err := New(t.Context(), Options{File: file, Listen: c.listen, Admin: c.admin, Insecure: true, Version: "test", Log: slog.New(slog.DiscardHandler), Out: io.Discard})
+		if err == nil {
+			a.stop()
+			t.Fatalf("%+v was taken", c)
+		}
+		if !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v gave %q, want %q", c, err, c.want)
+		}
+	}
+}

@@ -241,7 +241,7 @@ func (p *pool[C]) openOne(run lease) (C, error) {
 	defer p.mu.Unlock()
 	p.opening--
 	if err != nil {
-		if len(p.all) == 0 {
+		if len(p.all) == 0 && time.Now().Before(run.deadline) { // else its own time was too short, which says nothing
 			p.refuse(err) // those in line would hear the same, one after the other
 		}
 		p.wakeOne()

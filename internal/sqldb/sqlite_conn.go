@@ -202,10 +202,13 @@ func (c *sqliteConn) step(st *sqliteStmt) (bool, error) {
 	row, err := st.stmt.Step()
 	if c.reprepared && err == nil {
 		c.reprepared = false
-		if st.cols, err = sqliteColumns(st.stmt); err != nil {
+		cols, err := sqliteColumns(st.stmt)
+		if err != nil {
+			c.reprepared = true // the next run is to be told the same
 			_ = st.stmt.Reset()
 			return false, err
 		}
+		st.cols = cols
 	}
 	return row, err
 }

@@ -493,3 +493,17 @@ func TestSQLitePointSelectAllocs(t *testing.T) {
 		t.Errorf("a point select allocates %v times, at most 1 is allowed", n)
 	}
 }
+
+// Two columns that come to have one name are an error on every run, not on the first alone.
+func TestSQLiteColumnsThatComeToHaveOneName(t *testing.T) {
+	path := newFile(t, `CREATE TABLE a (x INTEGER); CREATE TABLE b (y INTEGER); INSERT INTO a VALUES (1); INSERT INTO b VALUES (2)`)
+	q := compile(t, newTestSQLite(t, path, nil), Spec{Text: "SELECT * FROM a, b"})
+	if out, _, err := q.Run(t.Context(), nil, &Execution{}); string(out) != `{"rows":[{"x":1,"y":2}]}` || err != nil {
+		t.Fatalf("%s, %v", out, err)
+	}
+	runScript(t, path, "ALTER TABLE b ADD COLUMN x INTEGER")
+	for range 3 {
+		_, _, err := q.Run(t.Context(), nil, &Execution{})
+		toolError(t, err, kindSQL, `two columns are called "x"`)
+	}
+}

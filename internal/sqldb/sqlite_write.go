@@ -27,8 +27,10 @@ func (q *sqliteQuery) write(ctx context.Context, dst []byte, x *Execution) ([]by
 		broken = isBroken(err)
 		return dst, Outcome{}, q.failure(ctx, pool.stopped(c), &b, err)
 	}
+	broken = true // should this panic: its transaction would be open still
 	out, outcome, err := q.change(dst, c, st, x)
 	confirmed := err == nil && (x.Confirm == nil || x.Confirm(outcome.Affected))
+	broken = false
 
 	// From here on nothing interrupts: the transaction ends one way or the other.
 	cause := pool.extend(c)
