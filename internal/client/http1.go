@@ -238,25 +238,12 @@ func (w *wire) all(dst []byte) ([]byte, error) {
 		w.head.close = true
 		return dst, protocolErrorf("a message of %d bytes, of which at most %d are read", w.head.length, most)
 	}
-	start := len(dst)
-	for {
-		if len(dst) == cap(dst) {
-			dst = append(dst, 0)[:len(dst)]
-		}
-		n, err := w.Read(dst[len(dst):cap(dst)])
-		dst = dst[:len(dst)+n]
-		if len(dst)-start > most {
-			w.head.close = true
-			return dst, protocolErrorf("a message of more than %d bytes", most)
-		}
-		if err == io.EOF {
-			return dst, w.trailer()
-		}
-		if err != nil {
-			w.head.close = true
-			return dst, err
-		}
+	dst, err := readAll(dst, w, most)
+	if err != nil {
+		w.head.close = true
+		return dst, err
 	}
+	return dst, w.trailer()
 }
 
 // trailer reads what stands behind the last chunk.
