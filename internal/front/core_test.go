@@ -168,6 +168,12 @@ func live(t *testing.T, s http.Handler) string {
 // send makes a request to a real server; its body is closed with the test.
 func send(t *testing.T, ctx context.Context, method, url, body string, headers ...string) *http.Response {
 	t.Helper()
+	return sendBy(t, ctx, http.DefaultClient, method, url, body, headers...)
+}
+
+// sendBy is send through a client of the test's own.
+func sendBy(t *testing.T, ctx context.Context, c *http.Client, method, url, body string, headers ...string) *http.Response {
+	t.Helper()
 	r, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
@@ -178,7 +184,7 @@ func send(t *testing.T, ctx context.Context, method, url, body string, headers .
 		name, value, _ := strings.Cut(h, ": ")
 		r.Header.Set(name, value)
 	}
-	res, err := http.DefaultClient.Do(r)
+	res, err := c.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,25 +46,6 @@ func (l *pipeListener) client(t *testing.T, http2 bool) *http.Client {
 	return &http.Client{Transport: tr}
 }
 
-func post1(t *testing.T, c *http.Client, body string, headers ...string) *http.Response {
-	t.Helper()
-	r, err := http.NewRequest("POST", "http://localhost/mcp", strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set("Accept", "application/json, text/event-stream")
-	for _, h := range headers {
-		name, value, _ := strings.Cut(h, ": ")
-		r.Header.Set(name, value)
-	}
-	res, err := c.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return res
-}
-
 func TestSlowBodyIsTold(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, _ *Core, _ *HTTP, l *pipeListener) {
 		conn := l.dial()
@@ -96,7 +77,7 @@ func TestAnswersOutliveBodyTimeout(t *testing.T) {
 			calls[i] = call(string(rune('1'+i%9))+string(rune('0'+i/9)), "slow", "")
 		}
 		for _, body := range []string{call("1", "slow", ""), "[" + strings.Join(calls, ",") + "]"} {
-			res := post1(t, l.client(t, false), body, sid)
+			res := sendBy(t, t.Context(), l.client(t, false), "POST", "http://localhost/mcp", body, sid)
 			got, err := io.ReadAll(res.Body)
 			res.Body.Close()
 			if n := strings.Count(string(got), `"result":{"content":[]}`); err != nil || res.StatusCode != 200 || n != strings.Count(body, `"id"`) {
@@ -112,7 +93,7 @@ const listenBody = `{"jsonrpc":"2.0","id":"l","method":"subscriptions/listen","p
 func TestStreamsOutliveBodyTimeout(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		bubble(t, nil, func(t *testing.T, core *Core, _ *HTTP, l *pipeListener) {
-			res := post1(t, l.client(t, http2), listenBody, modernHeaders("subscriptions/listen", "")...)
+			res := sendBy(t, t.Context(), l.client(t, http2), "POST", "http://localhost/mcp", listenBody, modernHeaders("subscriptions/listen", "")...)
 			defer res.Body.Close()
 			es := readEvents(res.Body)
 			if _, data := es.next(); !strings.Contains(data, "acknowledged") {
