@@ -366,27 +366,6 @@ func (a *App) Run(ctx context.Context) error {
 	return errors.Join(err, a.drain())
 }
 
-// drainLimit is how long requests in flight may take when the server stops.
-const drainLimit = 30 * time.Second
-
-// drain takes the server out of service: not ready any more, streams ended, requests in flight finished.
-func (a *App) drain() error {
-	a.log.Info("stopping: requests in flight are finished first")
-	a.health.set(stateDraining)
-	a.core.Drain()
-	ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
-	defer cancel()
-	err := a.mcpServer.Shutdown(ctx)
-	if err != nil {
-		err = fmt.Errorf("requests were still in flight after %s: %w", drainLimit, err)
-		a.mcpServer.Close()
-	}
-	for _, s := range a.adminServers {
-		s.Close()
-	}
-	return err
-}
-
 // DefaultDataDir is where the demo's database is made.
 func DefaultDataDir() string {
 	if dir, err := os.UserCacheDir(); err == nil {

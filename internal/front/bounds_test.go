@@ -2,13 +2,16 @@ package front
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -116,4 +119,57 @@ func FuzzHTTP(f *testing.F) {
 			t.Fatalf("no JSON: %q", w.Body)
 		}
 	})
+}
+
+// kinds counts errors by kind.
+type kinds struct {
+	mu sync.Mutex // guards n
+	n  map[string]int
+}
+
+func (*kinds) Observe(mcp.Revision, mcp.CacheStatus, time.Duration) {}
+
+func (k *kinds) Error(_ mcp.Revision, kind string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.n[kind]++
+}
+
+// Whatever is refused is counted: a wrong key or a flood of large bodies must be seen in the metrics.
+func TestRefusalsAreCounted(t *testing.T) {
+	started := make(chan struct{})
+	core, s, _ := newTestCore(t, map[string]mcp.Handler{"wait": func(ctx context.Context, _ *mcp.Call) (mcp.Result, error) {
+		close(started)
+		<-ctx.Done()
+		return mcp.Result{}, ctx.Err()
+	}})
+	count := &kinds{n: map[string]int{}}
+	for m := range core.meters {
+		core.meters[m] = count
+	}
+	for _, c := range []struct{ method, body, header, kind string }{
+		{"POST", "{}", "Host: evil.example", "forbidden"},
+		{"POST", "{}", "Authorization: Basic x", "unauthorized"},
+		{"PUT", "{}", "X: y", "method_not_allowed"},
+		{"GET", "", "Mcp-Session-Id: gone", "not_found"},
+		{"GET", "", "MCP-Protocol-Version: 2025-11-25", "invalid_request"},
+		{"POST", strings.Repeat(" ", 5<<20), "X: y", "too_large"},
+		{"POST", "{", "X: y", "parse"},
+	} {
+		clear(count.n)
+		do(s, c.method, c.body, c.header)
+		if len(count.n) != 1 || count.n[c.kind] != 1 {
+			t.Errorf("%s with %s: counted %v, want %q", c.method, c.header, count.n, c.kind)
+		}
+	}
+	clear(count.n)
+	sid := "Mcp-Session-Id: " + open(t, s, "2025-11-25", `{}`)
+	go func() {
+		<-started
+		do(s, "POST", `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":5}}`, sid)
+	}()
+	do(s, "POST", call("5", "wait", ""), sid)
+	if count.n["cancelled"] != 1 {
+		t.Errorf("a cancelled call counted %v", count.n)
+	}
 }

@@ -101,7 +101,7 @@ func newTestCore(t testing.TB, tools map[string]mcp.Handler) (*Core, *HTTP, *fak
 		if who, ok := strings.CutPrefix(authorization, "Bearer "); ok {
 			return mcp.NewPrincipal("", who, nil), true
 		}
-		return mcp.Anonymous, true
+		return mcp.Anonymous, authorization == ""
 	}
 	return core, NewHTTP(DefaultConfig(), core, identify), svc
 }

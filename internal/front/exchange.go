@@ -112,11 +112,16 @@ func (x *exchange) result(r mcp.Result) {
 	x.reply.finish(200, x.newSession, x.out)
 }
 
-func (x *exchange) observe(r mcp.Result) {
-	meter := x.call.Meter
-	if meter == nil {
-		meter = x.core.meters[x.req.Method]
+// meter counts what x asked for: its target, or, before that is known, its method.
+func (x *exchange) meter() mcp.Meter {
+	if x.call.Meter != nil {
+		return x.call.Meter
 	}
+	return x.core.meters[x.req.Method]
+}
+
+func (x *exchange) observe(r mcp.Result) {
+	meter := x.meter()
 	meter.Observe(x.rev, r.Cache.Status, time.Since(x.start))
 	if r.IsError {
 		meter.Error(x.rev, r.ErrorKind)
@@ -206,11 +211,7 @@ var errorKinds = map[mcp.Code]string{mcp.CodeParse: "parse", mcp.CodeInvalidRequ
 	mcp.CodeUnsupportedVersion: "unsupported_version", mcp.CodeResourceNotFound: "not_found"}
 
 func (x *exchange) failStatus(status int, e *mcp.Error) {
-	meter := x.call.Meter
-	if meter == nil {
-		meter = x.core.meters[x.req.Method]
-	}
-	meter.Error(x.rev, errorKinds[e.Code])
+	x.meter().Error(x.rev, errorKinds[e.Code])
 	id := requestID()
 	level := slog.LevelDebug
 	if e.Code == mcp.CodeInternal {
@@ -251,6 +252,7 @@ func (x *exchange) failErr(err error) {
 		tool = &mcp.ToolError{Kind: "timeout", Message: "the call took longer than its time limit and was stopped", Cause: err}
 	case errors.Is(err, session.ErrCancelled), errors.Is(err, session.ErrSessionEnded), errors.Is(err, context.Canceled):
 		// Nobody waits for an answer: the specification wants none.
+		x.meter().Error(x.rev, "cancelled")
 		x.core.Log.Debug("request cancelled", "method", x.req.Method.String(), "target", x.call.Target)
 		x.accepted()
 		return

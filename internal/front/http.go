@@ -89,8 +89,16 @@ func (s *HTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// refusals are the kinds of error that requests are counted as which never became a message.
+var refusals = map[int]string{http.StatusBadRequest: "invalid_request", http.StatusUnauthorized: "unauthorized",
+	http.StatusForbidden: "forbidden", http.StatusNotFound: "not_found", http.StatusMethodNotAllowed: "method_not_allowed",
+	http.StatusNotAcceptable: "not_acceptable", http.StatusRequestTimeout: "slow_body",
+	http.StatusRequestEntityTooLarge: "too_large", http.StatusUnsupportedMediaType: "unsupported_media_type",
+	http.StatusServiceUnavailable: "unavailable"}
+
 // refuse answers a request that never became a message.
 func (s *HTTP) refuse(w http.ResponseWriter, status int, id []byte, code mcp.Code, message string) {
+	s.core.meters[mcp.MethodUnknown].Error(mcp.RevisionNone, refusals[status])
 	rid := requestID()
 	s.core.Log.Debug("request refused", "request_id", rid, "status", status, "error", message)
 	h := w.Header()

@@ -33,6 +33,7 @@ func bubble(t *testing.T, tools map[string]mcp.Handler, f func(t *testing.T, cor
 		f(t, core, h, l)
 		s.Close()
 		wg.Wait()
+		synctest.Wait() // Close waits for no handler
 	})
 }
 
