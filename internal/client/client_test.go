@@ -384,6 +384,38 @@ func TestCallsEnd(t *testing.T) {
 	}
 }
 
+// A notification that the server does not take ends with its context.
+func TestNotifyEnds(t *testing.T) {
+	t.Parallel()
+	arrived, silent := make(chan struct{}), make(chan struct{})
+	defer close(silent)
+	srv := raw(t, func(int, string) (string, bool) {
+		close(arrived)
+		<-silent
+		return "", false
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-arrived
+		cancel()
+	}()
+	if err := srv.session(t).Notify(ctx, &Call{Method: "notifications/x"}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Notify gave %v", err)
+	}
+}
+
+// A session id that no header may carry as it is breaks the protocol.
+func TestSessionIDIsChecked(t *testing.T) {
+	t.Parallel()
+	srv := raw(t, func(int, string) (string, bool) {
+		return strings.Replace(withLength("200 OK", "application/json", `{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-06-18"}}`),
+			"\r\n", "\r\nMCP-Session-Id: a\rb\r\n", 1), true
+	})
+	if _, err := Open(t.Context(), Config{URL: srv.url(), Revision: mcp.Revision20250618}); !errors.Is(err, ErrProtocol) {
+		t.Errorf("Open gave %v", err)
+	}
+}
+
 // What comes before the answer is told, and the connection of a stream serves the next call.
 func TestNotificationsAndQuestions(t *testing.T) {
 	t.Parallel()

@@ -23,6 +23,8 @@ type duplex struct {
 	stop func() // ends the connection, so that read returns
 	wg   sync.WaitGroup
 
+	asking chan struct{} // holds something for each request of the server that is being answered
+
 	mu      sync.Mutex // guards what follows
 	pending map[int64]*waiting
 	err     error // why the connection is gone; nil while it is there
@@ -38,7 +40,7 @@ type waiting struct {
 }
 
 func newDuplex(s *Session, send func(context.Context, []byte) error, stop func()) *duplex {
-	return &duplex{s: s, send: send, stop: stop, pending: map[int64]*waiting{}}
+	return &duplex{s: s, send: send, stop: stop, asking: make(chan struct{}, mostAsking), pending: map[int64]*waiting{}}
 }
 
 // begin reads messages, each into the buffer that next gives, until next fails or the server breaks the protocol; then it
@@ -100,11 +102,28 @@ func (d *duplex) take(m *mcp.Request, data []byte) {
 		if who := d.who(func(c *Call) bool { return c.Ask != nil }); len(who) > 0 {
 			call = who[0].call
 		}
-		reply := appendReply(nil, m, call)
+		d.answer(data, call)
+	}
+}
+
+// mostAsking is how many requests of the server are answered at a time. With more, nothing further is read: the server is
+// to wait too.
+const mostAsking = 16
+
+// answer answers a request of the server, without holding up the answers of other calls: a user may have to think.
+func (d *duplex) answer(data []byte, call *Call) {
+	d.asking <- struct{}{}
+	own := new(mcp.Request)
+	if fault := own.Scan(append([]byte(nil), data...)); fault != nil {
+		panic("a message that was scanned is none: " + fault.Message)
+	}
+	d.wg.Go(func() {
+		defer func() { <-d.asking }()
+		reply := appendReply(nil, own, call)
 		ctx, cancel := context.WithTimeout(context.Background(), d.s.t.Timeout)
 		defer cancel()
 		_ = d.send(ctx, reply) // where it fails, so does reading
-	}
+	})
 }
 
 // who gives the calls of which f is true.

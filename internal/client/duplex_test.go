@@ -26,7 +26,11 @@ func serveStdio(mode string) {
 	say := func(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 	for lines.Scan() {
 		var m mcp.Request
-		if m.Scan(lines.Bytes()) != nil || m.Kind != mcp.KindRequest {
+		fault := m.Scan(lines.Bytes())
+		if fault == nil && string(m.ID) == `"q"` && mode == "asks" { // the call's id is the second, after initialize's
+			say(`{"jsonrpc":"2.0","id":2,"result":%s}`, m.Result)
+		}
+		if fault != nil || m.Kind != mcp.KindRequest {
 			continue
 		}
 		switch {
@@ -52,6 +56,8 @@ func serveStdio(mode string) {
 			say(`{"jsonrpc":"2.0","id":%s,"error":{"code":-32601,"message":"?"}}`, m.ID)
 		case m.Method == mcp.Initialize:
 			say(`{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25"}}`, m.ID)
+		case m.Method == mcp.ToolsCall && mode == "asks":
+			say(`{"jsonrpc":"2.0","id":"q","method":"elicitation/create","params":{}}`)
 		default:
 			say(`{"jsonrpc":"2.0","method":"notifications/message","params":{}}`)
 			say(`{"jsonrpc":"2.0","id":"x","method":"ping"}`)
@@ -123,5 +129,34 @@ func TestBadCommands(t *testing.T) {
 	}
 	if _, err := OpenCommand(t.Context(), exec.Command("/no/such/program"), Config{}); err == nil {
 		t.Error("a program that is not there was started")
+	}
+}
+
+// A user who thinks holds up the call that asked, and no other.
+func TestAskingHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	s, err := command(t.Context(), t, "asks", mcp.Revision20251125)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	asked, answer, ended := make(chan struct{}), make(chan struct{}), make(chan string, 1)
+	go func() {
+		var a Answer
+		err := s.Call(t.Context(), &Call{Method: "tools/call", Ask: func(string, []byte) ([]byte, *mcp.Error) {
+			close(asked)
+			<-answer
+			return []byte(`{"action":"accept"}`), nil
+		}}, &a)
+		ended <- fmt.Sprintf("%s %v", a.Result, err)
+	}()
+	<-asked
+	var a Answer
+	if err := s.Call(t.Context(), &Call{Method: "tools/list"}, &a); err != nil || !strings.Contains(string(a.Result), "echo") {
+		t.Errorf("while a user was asked, another call gave %s, %v", a.Result, err)
+	}
+	close(answer)
+	if got := <-ended; got != `{"action":"accept"} <nil>` {
+		t.Errorf("the call that asked gave %s", got)
 	}
 }

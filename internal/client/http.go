@@ -135,16 +135,9 @@ func (s *Session) post(ctx context.Context, body []byte) error {
 		if err != nil {
 			return err
 		}
-		if err = w.conn.SetDeadline(deadline); err == nil {
-			if err = w.send(s.t.prefix, lines, body); err == nil {
-				if err = w.receive(); err == nil {
-					_, err = w.all(nil)
-				}
-			}
-		}
-		if err != nil {
+		if err := w.deliver(ctx, deadline, lines, body); err != nil {
 			w.close()
-			return err
+			return s.cause(ctx, err)
 		}
 		s.wires.put(w)
 		status = w.head.status
@@ -153,6 +146,27 @@ func (s *Session) post(ctx context.Context, body []byte) error {
 		return &StatusError{Status: status}
 	}
 	return nil
+}
+
+// deliver sends a message and reads what comes back, which is nothing that matters.
+func (w *wire) deliver(ctx context.Context, deadline time.Time, lines, body []byte) error {
+	if err := w.conn.SetDeadline(deadline); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = w.conn.SetDeadline(time.Unix(1, 0)) })
+	defer func() {
+		if !stop() { // the cancel may still strike: not the next one to use the connection
+			w.head.close = true
+		}
+	}()
+	if err := w.send(w.t.prefix, lines, body); err != nil {
+		return err
+	}
+	if err := w.receive(); err != nil {
+		return err
+	}
+	_, err := w.all(nil)
+	return err
 }
 
 // readAll appends what r gives, which may be at most most bytes.

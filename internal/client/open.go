@@ -132,6 +132,11 @@ func (s *Session) greet(ctx context.Context, rev mcp.Revision) error {
 	if !ok || got.IsModern() {
 		return protocolErrorf("it answered initialize with the revision %q", clip(text))
 	}
+	for _, c := range []byte(a.sessionID) {
+		if c <= ' ' || c >= 0x7F { // as the specification has it; anything else could also end the header line
+			return protocolErrorf("it gave the session id %q", clip([]byte(a.sessionID)))
+		}
+	}
 	s.id = a.sessionID
 	s.speak(got)
 	if err := s.Notify(ctx, &Call{Method: "notifications/initialized"}); err != nil {

@@ -28,7 +28,8 @@ type Call struct {
 	Deadline time.Time
 	// Notify, where set, gets each notification that comes before the answer. The bytes are gone when it returns.
 	Notify func(message []byte)
-	// Ask, where set, answers the server's requests (legacy revisions): with an encoded result, or with an error.
+	// Ask, where set, answers the server's requests (legacy revisions): with an encoded result, or with an error. Over stdio
+	// and HTTP+SSE several may run at a time, and one may outlast its call, but not the session: Close waits for it.
 	Ask func(method string, params []byte) (result []byte, err *mcp.Error)
 }
 
