@@ -130,6 +130,7 @@ func TestPostgresParameters(t *testing.T) {
 		{"SELECT :a::bool AS v", []mcp.Value{{Kind: mcp.KindBool, Int: 1}}, `true`},
 		{"SELECT :a::float8 AS v", []mcp.Value{{Kind: mcp.KindFloat, Float: 0.1}}, `0.1`},
 		{"SELECT :a::text AS v", []mcp.Value{{}}, `null`},
+		{"SELECT 7 AS v LIMIT:a", []mcp.Value{integer(1)}, `7`},
 	} {
 		got, _, err := pgRun(t, s, ReadOnly, c.sql, c.args...)
 		if want := `{"rows":[{"v":` + c.want + `}]}`; err != nil || got != want {

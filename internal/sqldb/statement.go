@@ -168,6 +168,10 @@ func (p *parser) use(t token, name string) {
 	p.uses++
 	p.out.WriteString(p.text[p.copied:t.start])
 	p.copied = t.end
+	// LIMIT:n must not become LIMIT$1, which PostgreSQL reads as one identifier.
+	if t.start > 0 && isWordPart(p.text[t.start-1]) {
+		p.out.WriteByte(' ')
+	}
 	if p.dialect == dialectPostgres {
 		p.out.WriteByte('$')
 	} else {

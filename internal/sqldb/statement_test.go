@@ -29,6 +29,8 @@ func TestParse(t *testing.T) {
 		{"a slice's bounds", dialectPostgres, "SELECT a[1:2], a[x:y], a[:id], a[1: :name], ARRAY[:id, :name]", "SELECT a[1:2], a[x:y], a[$1], a[1: $2], ARRAY[$1, $2]"},
 		{"named arguments", dialectPostgres, "SELECT f(a := :id, b => :name)", "SELECT f(a := $1, b => $2)"},
 		{"operators of jsonb", dialectPostgres, "SELECT :id::jsonb ? 'x', a ?| ARRAY[:name], a ?& b", "SELECT $1::jsonb ? 'x', a ?| ARRAY[$2], a ?& b"},
+		{"directly behind a word", dialectPostgres, "SELECT x FROM t WHERE:id>0 OR:id:name LIMIT:id", "SELECT x FROM t WHERE $1>0 OR $1 $2 LIMIT $1"},
+		{"directly behind a quote", dialectPostgres, "SELECT $$x$$:id, :name", "SELECT $$x$$ $1, $2"},
 		{"no blanks", dialectSQLite, "SELECT(:id)||:name||'x'", "SELECT(?1)||?2||'x'"},
 	} {
 		st, faults := parse(c.text, c.dialect, statementParams, ReadOnly)
