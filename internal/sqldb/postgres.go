@@ -90,6 +90,9 @@ const (
 	controlBeginWrite
 	controlCommit
 	controlRollback
+	controlCloseCursors
+	controlUnlisten
+	controlForgetSequences
 	controlResetUser
 	controlResetAll
 	controlDropTemporary
@@ -101,6 +104,7 @@ const (
 var controlSQL = [controlCount]string{
 	controlBeginRead: "BEGIN TRANSACTION READ ONLY", controlBeginWrite: "BEGIN TRANSACTION READ WRITE",
 	controlCommit: "COMMIT", controlRollback: "ROLLBACK",
+	controlCloseCursors: "CLOSE ALL", controlUnlisten: "UNLISTEN *", controlForgetSequences: "DISCARD SEQUENCES",
 	controlResetUser: "RESET SESSION AUTHORIZATION", controlResetAll: "RESET ALL", controlDropTemporary: "DISCARD TEMPORARY",
 	controlUnlock: "SELECT pg_catalog.pg_advisory_unlock_all()", controlPing: "SELECT 1",
 }
@@ -133,9 +137,11 @@ func (c *pgConn) prepareControls(ctx context.Context) error {
 	return err
 }
 
-// afterCommit goes with every COMMIT, in its round trip: what a write left in the session (a role, a search path, a time
-// zone, temporary tables, locks) must not reach whoever has the connection next. A rollback undoes all but the locks.
-var afterCommit = []int{controlResetUser, controlResetAll, controlDropTemporary, controlUnlock}
+// afterWrite goes with the end of every write, in its round trip: what the write left in the session must not reach
+// whoever has the connection next. A rollback undoes most of it, but neither locks nor what currval answers.
+var afterWrite = []int{
+	controlCloseCursors, controlUnlisten, controlForgetSequences, controlResetUser, controlResetAll, controlDropTemporary, controlUnlock,
+}
 
 // open connects. ctx does not reach the server's handshake: the pool's caller may leave, and the connection serves the
 // next one.

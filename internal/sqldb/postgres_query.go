@@ -119,7 +119,7 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 	if err != nil {
 		again = q.isStale(c, err) && (q.spec.Mode == ReadOnly || !c.isBroken())
 		if !c.isBroken() && c.conn.TxStatus() != 'I' {
-			broken = q.rollback(c) != nil
+			broken = !q.rollback(c)
 		}
 		return dst, Outcome{}, again, q.failure(ctx, pool.stopped(c), b, err)
 	}
@@ -133,15 +133,15 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 		return dst, Outcome{}, false, q.failure(ctx, cause, b, &pgconn.PgError{Code: stateCancelled})
 	}
 	if !confirmed {
-		broken = q.rollback(c) != nil
+		broken = !q.rollback(c)
 		outcome.RolledBack = true
 		return out, outcome, false, nil
 	}
-	committed, clean, err := c.commit()
+	tag, clean, err := c.endWrite(controlCommit)
 	broken = !clean
 	var server *pgconn.PgError
 	switch {
-	case committed:
+	case tag == "COMMIT": // ROLLBACK where the transaction had failed
 		return out, outcome, false, nil
 	case err == nil:
 		return dst, Outcome{}, false, sqlFailure(q.spec.Name, "the database rolled the transaction back; nothing was changed", nil)
@@ -153,15 +153,24 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 		Message: q.spec.Name + ": the connection broke during the commit: whether the change was made is unknown; look before you repeat it"}
 }
 
-// commit ends a write's transaction and cleans the session, in one round trip. clean tells that the connection may serve
-// the next call.
-func (c *pgConn) commit() (committed, clean bool, err error) {
-	c.send(controlNames[controlCommit], nil, nil, 0)
-	for _, control := range afterCommit {
+// endWrite ends a write's transaction by COMMIT or ROLLBACK and cleans the session, in one round trip. tag is what the
+// server says was done; clean tells that the connection may serve the next call.
+func (c *pgConn) endWrite(control int) (tag string, clean bool, err error) {
+	tag, clean, err = c.runAll(append([]int{control}, afterWrite...))
+	if tag == "" && !c.isBroken() && c.conn.TxStatus() == 'I' { // a COMMIT that failed: the server passed over the rest
+		_, clean, _ = c.runAll(afterWrite)
+	}
+	return tag, clean, err
+}
+
+// runAll executes statements of our own in one round trip. tag is of the first; clean tells that all of them were
+// executed and no transaction is open.
+func (c *pgConn) runAll(controls []int) (tag string, clean bool, err error) {
+	for _, control := range controls {
 		c.send(controlNames[control], nil, nil, 0)
 	}
 	if err := c.sync(); err != nil {
-		return false, false, err
+		return "", false, err
 	}
 	for done := 0; ; {
 		message, failure := c.receive()
@@ -169,30 +178,30 @@ func (c *pgConn) commit() (committed, clean bool, err error) {
 			if err == nil {
 				err = failure
 			}
-			return committed, false, err
+			return tag, false, err
 		}
 		switch m := message.(type) {
 		case *pgproto3.CommandComplete:
 			if done++; done == 1 {
-				committed = string(m.CommandTag) == "COMMIT" // ROLLBACK where the transaction had failed
+				tag = string(m.CommandTag)
 			}
 		case *pgproto3.ErrorResponse:
 			if err == nil {
 				err = pgconn.ErrorResponseToPgError(m)
 			}
 		case *pgproto3.ReadyForQuery:
-			return committed, m.TxStatus == 'I' && (done == 1+len(afterCommit) || done == 0), err
+			return tag, m.TxStatus == 'I' && done == len(controls), err
 		}
 	}
 }
 
-// rollback ends the transaction and leaves nothing of the statement in the session.
-func (q *pgQuery) rollback(c *pgConn) error {
-	err := c.run(controlRollback)
-	if err == nil && q.locks {
-		err = c.run(controlUnlock)
+// rollback ends the transaction and leaves nothing of the statement in the session. It tells whether that went well.
+func (q *pgQuery) rollback(c *pgConn) bool {
+	if q.spec.Mode == ReadWrite {
+		_, clean, _ := c.endWrite(controlRollback)
+		return clean
 	}
-	return err
+	return c.run(controlRollback) == nil && (!q.locks || c.run(controlUnlock) == nil)
 }
 
 // errTooMany says that a result had so many rows beyond its bounds that they were not read.

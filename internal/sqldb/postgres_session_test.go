@@ -16,9 +16,12 @@ func oneConnection(c *Config) { c.Pool.Size, c.Pool.Overflow = 1, 0 }
 // What one call does to its session does not reach the next one, be it rolled back or committed.
 func TestPostgresSessionsDoNotLeak(t *testing.T) {
 	t.Parallel()
-	s, _ := postgres(t, `DROP ROLE IF EXISTS a_guest; CREATE ROLE a_guest`, oneConnection) // a role is the server's, and this may run again
+	s, _ := postgres(t, `CREATE SEQUENCE runs; CREATE TABLE n (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO n VALUES (1);
+CREATE FUNCTION sql(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN EXECUTE $1; RETURN $1; END $$;
+DROP ROLE IF EXISTS a_guest; CREATE ROLE a_guest`, oneConnection) // a role is the server's, and this may run again
 	const look = `SELECT current_setting('search_path') AS path, current_setting('timezone') AS zone, current_setting('datestyle') AS dates,
 current_user AS who, to_regclass('pg_temp.tt') AS tt,
+(SELECT count(*) FROM pg_cursors WHERE is_holdable) AS cursors, (SELECT count(*) FROM pg_listening_channels()) AS listens,
 (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()) AS locks`
 	before, _, err := pgRun(t, s, ReadOnly, look)
 	if err != nil {
@@ -28,6 +31,9 @@ current_user AS who, to_regclass('pg_temp.tt') AS tt,
 		t.Helper()
 		if after, _, err := pgRun(t, s, ReadOnly, look); after != before || err != nil {
 			t.Errorf("after %s: %s, %v; before: %s", what, after, err, before)
+		}
+		if got, _, err := pgRun(t, s, ReadOnly, "SELECT lastval() AS v"); err == nil {
+			t.Errorf("after %s: lastval gives %s", what, got)
 		}
 	}
 	for _, mode := range []Mode{ReadOnly, ReadWrite} {
@@ -54,6 +60,22 @@ current_user AS who, to_regclass('pg_temp.tt') AS tt,
 		t.Errorf("%+v, %v", o, err)
 	}
 	same("a lock in a write that was not confirmed")
+	// What a function did, which the text does not show: kept by a write, and left by one that failed, at last or in its COMMIT.
+	for _, what := range []string{"SELECT pg_advisory_lock(1)", "SELECT nextval('runs')", "DECLARE h CURSOR WITH HOLD FOR SELECT 1", "LISTEN everything"} {
+		does := "sql($f$" + what + "$f$)"
+		if _, _, err := pgRun(t, s, ReadWrite, "SELECT "+does); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		same(what + " in a function")
+		if _, _, err := pgRun(t, s, ReadWrite, "SELECT "+does+", 1 / (random() * 0)::int"); err == nil {
+			t.Error("1 / 0 went through")
+		}
+		same(what + " in a write that failed")
+		if _, _, err := pgRun(t, s, ReadWrite, "INSERT INTO n SELECT 1 WHERE "+does+" <> ''"); err == nil || !strings.Contains(err.Error(), "duplicate key") {
+			t.Errorf("the deferred constraint gave %v", err)
+		}
+		same(what + " in a write whose commit failed")
+	}
 	if st := s.Stats()[0]; st.Open != 1 {
 		t.Errorf("not one connection: %+v", st)
 	}
