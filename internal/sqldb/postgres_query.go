@@ -117,7 +117,8 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 		broken, err = true, nil
 	}
 	if err != nil {
-		again = q.isStale(c, err) && (q.spec.Mode == ReadOnly || !c.isBroken())
+		alive := !c.isBroken()
+		again = q.isStale(c, err) && (q.spec.Mode == ReadOnly || alive)
 		if !c.isBroken() && c.conn.TxStatus() != 'I' {
 			broken = !q.rollback(c)
 		}
@@ -354,7 +355,11 @@ func (c *pgConn) isBroken() bool { return c.abandoned || c.conn.IsClosed() }
 func (q *pgQuery) isStale(c *pgConn, err error) bool {
 	var server *pgconn.PgError
 	if errors.As(err, &server) {
-		if server.Code == stateUnknownStatement || server.Code == stateFeatureNotSupported && strings.Contains(server.Message, "cached plan") {
+		if server.Code == stateUnknownStatement { // somebody ran DEALLOCATE: perhaps ALL, and our own are gone too
+			c.abandon()
+			return true
+		}
+		if server.Code == stateFeatureNotSupported && strings.Contains(server.Message, "cached plan") {
 			if !c.isBroken() && c.conn.TxStatus() != 'I' {
 				_ = c.run(controlRollback)
 			}

@@ -3,6 +3,7 @@ package sqldb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -101,6 +102,35 @@ CREATE TABLE doubt (i int); CREATE CONSTRAINT TRIGGER t AFTER INSERT ON doubt DE
 	got, _, err := pgRun(t, s, ReadOnly, "SELECT (SELECT count(*) FROM n) AS n, (SELECT count(*) FROM doubt) AS doubt, (SELECT last_value FROM runs) AS runs")
 	if got != `{"rows":[{"n":0,"doubt":0,"runs":1}]}` || err != nil {
 		t.Errorf("%s, %v", got, err)
+	}
+}
+
+// A prepared statement that somebody deallocated is noticed by whoever runs it next: it runs on another connection.
+func TestPostgresDeallocatedStatement(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, `CREATE TABLE n (i int);
+CREATE FUNCTION run(v text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN EXECUTE v; RETURN v; END $$`, oneConnection)
+	for _, c := range []struct {
+		mode       Mode
+		text, want string
+	}{{ReadOnly, "SELECT 7 AS v", `{"rows":[{"v":7}]}`}, {ReadWrite, "INSERT INTO n VALUES (1)", `{"rows_affected":1}`}} {
+		q := pgCompile(t, s, c.mode, c.text, 0)
+		for range 2 {
+			if out, _, err := q.Run(t.Context(), nil, &Execution{}); string(out) != c.want || err != nil {
+				t.Errorf("%s: %s, %v", c.text, out, err)
+			}
+			name := fmt.Sprintf("DEALLOCATE millrace_q%d", q.(*pgQuery).number)
+			if _, _, err := pgRun(t, s, ReadOnly, "SELECT run(:a) AS v", text(name)); err != nil {
+				t.Error(err)
+			}
+			first := s.pool.all[0]
+			if out, _, err := q.Run(t.Context(), nil, &Execution{}); string(out) != c.want || err != nil {
+				t.Errorf("%s, deallocated: %s, %v", c.text, out, err)
+			}
+			if s.pool.all[0] == first {
+				t.Errorf("%s: the connection stayed", c.text)
+			}
+		}
 	}
 }
 

@@ -254,6 +254,35 @@ CREATE FUNCTION die(v text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN IF v = 'di
 	}
 }
 
+// A statement that deallocates the connection's prepared statements takes the connection along; the others of its trip
+// have their answers, and who comes next finds a good one.
+func TestTripWithDeallocatedStatements(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, `CREATE FUNCTION run(v text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN IF v <> '' THEN EXECUTE v; END IF; RETURN v; END $$`)
+	q := pgCompile(t, s, ReadOnly, "SELECT run(:a) AS v", 1)
+	q.(*pgQuery).took.ns.Store(1) // warming it up would deallocate too
+	for victim := range 3 {
+		if _, _, err := pgRun(t, s, ReadOnly, "SELECT run(:a) AS v", text("")); err != nil { // prepares it
+			t.Fatal(err)
+		}
+		calls := []*call{{q: q, args: []mcp.Value{text("")}}, {q: q, args: []mcp.Value{text("")}}, {q: q, args: []mcp.Value{text("")}}}
+		calls[victim].args = []mcp.Value{text("DEALLOCATE ALL")}
+		together(t, s, calls...)
+		for i, c := range calls {
+			if i == victim {
+				toolError(t, c.err, kindSQL, "does not exist")
+			} else {
+				c.wants(t, `{"v":""}`)
+			}
+		}
+		for _, c := range s.pool.all {
+			if c.conn.TxStatus() != 'I' || c.run(controlPing) != nil {
+				t.Errorf("victim %d: a connection in state %c without its statements is in the pool", victim, c.conn.TxStatus())
+			}
+		}
+	}
+}
+
 func TestTripWithChangedTables(t *testing.T) {
 	t.Parallel()
 	s, name := postgres(t, `CREATE TABLE t (a int); INSERT INTO t VALUES (1)`)
