@@ -61,12 +61,16 @@ func (q *sqliteQuery) read(ctx context.Context, dst []byte, x *Execution) ([]byt
 	if err != nil {
 		return dst, Outcome{}, q.failure(ctx, pool.stopped(c), &b, err)
 	}
+	broken = true // should this panic: the statement would stay in the middle of its rows
 	large := q.bind(c, st.stmt, x.Args)
 	r := beginRows(dst, q.spec.MaxRows, q.spec.MaxBytes)
 	for {
 		row, err := c.step(st)
 		if err != nil {
 			broken = isBroken(err)
+			if large {
+				_ = st.stmt.ClearBindings()
+			}
 			return dst, Outcome{Rows: r.n}, q.failure(ctx, pool.stopped(c), &b, err)
 		}
 		if !row || !r.beginRow() || !c.appendRow(&r, st) {
@@ -80,6 +84,7 @@ func (q *sqliteQuery) read(ctx context.Context, dst []byte, x *Execution) ([]byt
 	if large {
 		_ = st.stmt.ClearBindings()
 	}
+	broken = false
 	return r.end(), Outcome{Rows: r.n, Truncated: r.truncated}, nil
 }
 

@@ -236,6 +236,26 @@ func TestSQLiteProgress(t *testing.T) {
 	}
 }
 
+// A panic in the middle of the rows costs the reader its connection: the statement would hold its snapshot for good.
+func TestSQLiteReaderPanics(t *testing.T) {
+	s := newTestSQLite(t, newFile(t, `CREATE TABLE t(x)`), nil)
+	q := compile(t, s, Spec{Text: "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 2500) SELECT i FROM n"})
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic was lost")
+			}
+		}()
+		_, _, _ = q.Run(t.Context(), nil, &Execution{Progress: func(int64) { panic("a fault of ours") }})
+	}()
+	if st := s.Stats()[0]; st.Open != 0 {
+		t.Errorf("%+v", st)
+	}
+	if got, err := run(t, s, ReadOnly, "SELECT count(*) AS n FROM t"); got != `{"rows":[{"n":0}]}` || err != nil {
+		t.Errorf("%s, %v", got, err)
+	}
+}
+
 const endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT count(*) AS c FROM n"
 
 func TestSQLiteTimeout(t *testing.T) {
