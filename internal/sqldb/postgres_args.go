@@ -12,12 +12,8 @@ import (
 
 // bind writes the arguments in text form, as the types that the server found for the placeholders want them.
 func (q *pgQuery) bind(c *pgConn, st *pgStmt, args []mcp.Value) error {
-	c.values, c.buf = c.values[:0], c.buf[:0]
-	need := 0
-	for _, arg := range q.statement.binds {
-		need += 32 + 2*len(args[arg].Text)
-	}
-	c.buf = slices.Grow(c.buf, need) // values point into it: it must not move
+	// values point into buf for what it holds; texts stay where they are.
+	c.values, c.buf = c.values[:0], slices.Grow(c.buf[:0], 32*len(q.statement.binds))
 	for i, arg := range q.statement.binds {
 		v := &args[arg]
 		from := len(c.buf)
@@ -37,6 +33,7 @@ func (q *pgQuery) bind(c *pgConn, st *pgStmt, args []mcp.Value) error {
 			c.buf = strconv.AppendFloat(c.buf, v.Float, format, -1, 64)
 		case mcp.KindText:
 			if slices.Contains(v.Text, 0) {
+				clear(c.values)
 				return &mcp.ToolError{Kind: kindSQL, Message: fmt.Sprintf("%s: argument %q holds a zero character, which PostgreSQL cannot store; leave it out",
 					q.spec.Name, q.spec.Params[arg].Name)}
 			}

@@ -232,8 +232,10 @@ func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution) ([]byte,
 }
 
 // sendTransaction queues the statement, whose arguments have been bound, with what goes around it: the whole of a
-// read's transaction, or the beginning of a write's. It gives the number of commands.
+// read's transaction, or the beginning of a write's. It gives the number of commands. The arguments are the frontend's
+// then, until it has sent them; an idle connection is not to keep them alive.
 func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt) (commands int) {
+	defer clear(c.values)
 	if q.spec.Mode == ReadWrite {
 		c.send(controlNames[controlBeginWrite], nil, nil, 0)
 		c.send(st.description.Name, c.values, st.formats, q.fetch)
@@ -339,6 +341,7 @@ func (c *pgConn) send(name string, values [][]byte, formats []int16, fetch uint3
 	c.bind = pgproto3.Bind{PreparedStatement: name, Parameters: values, ResultFormatCodes: formats}
 	frontend := c.conn.Frontend()
 	frontend.SendBind(&c.bind)
+	c.bind = pgproto3.Bind{}
 	frontend.SendExecute(&pgproto3.Execute{MaxRows: fetch})
 }
 

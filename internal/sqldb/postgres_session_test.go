@@ -178,6 +178,28 @@ func TestPostgresArgumentForms(t *testing.T) {
 	}
 }
 
+// An idle connection keeps no argument alive.
+func TestPostgresArgumentsAreLetGo(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, "", oneConnection)
+	large := mcp.Value{Kind: mcp.KindText, Text: []byte(strings.Repeat("x", 4<<20))}
+	for _, end := range []string{"x", "0", "\x00"} { // well, with an error of the server, and with one of ours
+		_, _, err := pgRun(t, s, ReadOnly, "SELECT length(:a::text) AS v WHERE 1 / length(replace(:b::text, '0', '')) = 1", large, text(end))
+		if (err == nil) != (end == "x") {
+			t.Errorf("%q: %v", end, err)
+		}
+		c := s.pool.all[0]
+		if cap(c.buf) > keepBound || c.bind.Parameters != nil {
+			t.Errorf("%q: %d bytes in the buffer, %d parameters in the message", end, cap(c.buf), len(c.bind.Parameters))
+		}
+		for i, v := range c.values[:cap(c.values)] {
+			if v != nil {
+				t.Errorf("%q: argument %d of %d bytes is kept", end, i, len(v))
+			}
+		}
+	}
+}
+
 // A result's bounds hold at the server: what nobody will see is not made, and the connection stays.
 func TestPostgresBoundsAtTheServer(t *testing.T) {
 	t.Parallel()

@@ -62,6 +62,9 @@ func (q *sqliteQuery) change(dst []byte, c *sqliteConn, st *sqliteStmt, x *Execu
 	for {
 		row, err := c.step(st)
 		if err != nil {
+			if large {
+				_ = st.stmt.ClearBindings()
+			}
 			return dst, Outcome{}, err
 		}
 		if !row {
