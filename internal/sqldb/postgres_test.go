@@ -104,6 +104,9 @@ func TestPostgresTypes(t *testing.T) {
 		{"ARRAY[true,false]", `[true,false]`}, {"ARRAY[1.5::float8]", `[1.5]`}, {"'[0:1]={5,6}'::int[]", `[5,6]`},
 		{`ARRAY['\x00ff'::bytea]`, `["AP8="]`}, {"ARRAY[9007199254740993]", `["9007199254740993"]`},
 		{`ARRAY['{"a": 1}'::jsonb]`, `[{"a":1}]`}, {"ARRAY['2026-01-02 03:04:05+02'::timestamptz]", `["2026-01-02T01:04:05Z"]`},
+		{"ARRAY['08:00:2b:01:02:03'::macaddr, NULL]", `["08:00:2b:01:02:03",null]`}, {"ARRAY['$1.50'::money]", `["$1.50"]`},
+		{"ARRAY['(1,1),(0,0)'::box, '(2,2),(1,1)']", `["(1,1),(0,0)","(2,2),(1,1)"]`}, {"ARRAY[int4range(1, 5)]", `["[1,5)"]`},
+		{"'(1,2)'::point", `"(1,2)"`}, {"'1 2'::int2vector", `"1 2"`}, {"'08:00:2b:01:02:03'::macaddr", `"08:00:2b:01:02:03"`},
 		{"'1 day 02:00'::interval", `"1 day 02:00:00"`},
 	} {
 		got, _, err := pgRun(t, s, ReadOnly, "SELECT "+c.sql+" AS v")
@@ -126,6 +129,7 @@ func TestPostgresParameters(t *testing.T) {
 		{"SELECT :a::date + :b::int AS v", []mcp.Value{text("2026-01-02"), integer(1)}, `"2026-01-03"`},
 		{"SELECT :a::int[] AS v", []mcp.Value{jsonv(`[1,null,3]`)}, `[1,null,3]`},
 		{"SELECT :a::text[] AS v", []mcp.Value{jsonv(`["a,b","c\"d",null]`)}, `["a,b","c\"d",null]`},
+		{"SELECT :a::macaddr[] AS v", []mcp.Value{jsonv(`["08:00:2b:01:02:03",null]`)}, `["08:00:2b:01:02:03",null]`},
 		{"SELECT :a::jsonb AS v", []mcp.Value{jsonv(`{"x":[1]}`)}, `{"x":[1]}`},
 		{"SELECT :a::bool AS v", []mcp.Value{{Kind: mcp.KindBool, Int: 1}}, `true`},
 		{"SELECT :a::float8 AS v", []mcp.Value{{Kind: mcp.KindFloat, Float: 0.1}}, `0.1`},

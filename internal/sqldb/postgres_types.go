@@ -69,6 +69,7 @@ var builtinTypes = func() map[uint32]pgType {
 	add(pgText, pgtype.CIDROID, pgtype.CIDRArrayOID)
 	m[pgtype.ByteaOID] = pgType{kind: pgBytes}
 	m[pgtype.ByteaArrayOID] = pgType{kind: pgArray, elem: pgBytes, delim: ','}
+	m[22], m[30] = pgType{}, pgType{} // int2vector and oidvector, which pg_type has for arrays: their text is "1 2 3"
 	return m
 }()
 
@@ -81,20 +82,22 @@ func (s *postgresSource) typeOf(oid uint32) pgType {
 	return s.types[oid]
 }
 
-// learnTypes asks the server about the types of a statement that are not built in: arrays of its own types, and domains,
-// which the protocol gives as what they stand on already, but not inside arrays.
+// learnTypes asks the server about the types of a statement that builtinTypes has not: arrays of rarer types and of the
+// server's own, and domains, which the protocol gives as what they stand on already, but not inside arrays.
 func (s *postgresSource) learnTypes(ctx context.Context, conn *pgconn.PgConn, d *pgconn.StatementDescription) error {
 	var unknown []string
 	s.mu.Lock()
-	for _, oid := range d.ParamOIDs {
-		if _, known := s.types[oid]; !known && oid >= 16384 {
+	look := func(oid uint32) {
+		_, builtin := builtinTypes[oid]
+		if _, known := s.types[oid]; !known && !builtin {
 			unknown = append(unknown, strconv.FormatUint(uint64(oid), 10))
 		}
 	}
+	for _, oid := range d.ParamOIDs {
+		look(oid)
+	}
 	for _, f := range d.Fields {
-		if _, known := s.types[f.DataTypeOID]; !known && f.DataTypeOID >= 16384 {
-			unknown = append(unknown, strconv.FormatUint(uint64(f.DataTypeOID), 10))
-		}
+		look(f.DataTypeOID)
 	}
 	s.mu.Unlock()
 	if len(unknown) == 0 {
