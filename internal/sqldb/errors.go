@@ -74,6 +74,14 @@ func overloaded(source string, waited time.Duration) error {
 	}
 }
 
+func crowded(source string, waiting int) error {
+	return &mcp.ToolError{
+		Kind:    kindOverloaded,
+		Message: fmt.Sprintf("source %q: %d statements wait for a connection already; try again in a second", source, waiting),
+		Meta:    []byte(`"millrace/retryAfterMs":1000`),
+	}
+}
+
 func unavailable(source string, cause error) error {
 	return &mcp.ToolError{
 		Kind: kindUnavailable, Cause: cause,

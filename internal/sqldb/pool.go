@@ -24,6 +24,13 @@ const (
 // them before as many more as there are calls would have been opened.
 const mostOpening = 4
 
+// The line of those that wait is bounded: waitersEach for each connection that there may be, and leastWaiters at least.
+// Further back nobody would be served in time, and each costs memory and a look at the line.
+const (
+	waitersEach  = 16
+	leastWaiters = 1024
+)
+
 // commitGrace is how long a rollback or commit may take after the statement's own time is over.
 const commitGrace = 10 * time.Second
 
@@ -184,6 +191,10 @@ func (p *pool[C]) getSlow(run lease) (C, error) {
 		p.watch()
 		p.mu.Unlock()
 		return p.openOne(run)
+	case len(p.waiters) >= max(leastWaiters, waitersEach*(p.size+p.overflow)):
+		n := len(p.waiters)
+		p.mu.Unlock()
+		return none, crowded(p.source, n)
 	}
 	w := &waiter[C]{run: run, grant: make(chan grant[C], 1)}
 	p.waiters = append(p.waiters, w)

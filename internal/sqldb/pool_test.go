@@ -112,6 +112,42 @@ func TestPoolOpensAllThatAreNeeded(t *testing.T) {
 	})
 }
 
+// The line is bounded in number: whoever comes when it is full hears so at once.
+func TestPoolRefusesWhenTheLineIsFull(t *testing.T) {
+	for _, c := range []struct{ size, overflow, most int }{{1, 0, leastWaiters}, {60, 10, 70 * waitersEach}} {
+		synctest.Test(t, func(t *testing.T) {
+			p := poolOf(&poolOpener{}, c.size, c.overflow, time.Second)
+			var kept []*poolConn
+			for range c.size + c.overflow {
+				conn, err := p.get(t.Context(), time.Now().Add(time.Minute))
+				if err != nil {
+					t.Fatal(err)
+				}
+				kept = append(kept, conn)
+			}
+			var wg sync.WaitGroup
+			for range c.most {
+				wg.Go(func() {
+					_, err := p.get(t.Context(), time.Now().Add(time.Minute))
+					toolError(t, err, kindOverloaded, "no connection became free")
+				})
+			}
+			synctest.Wait()
+			start := time.Now()
+			_, err := p.get(t.Context(), time.Now().Add(time.Minute))
+			toolError(t, err, kindOverloaded, "wait for a connection already")
+			if time.Since(start) != 0 || p.stats().Waiting != c.most {
+				t.Errorf("refused after %v with %d in line, want at once and %d", time.Since(start), p.stats().Waiting, c.most)
+			}
+			wg.Wait()
+			for _, conn := range kept {
+				p.put(conn, false)
+			}
+			p.close()
+		})
+	}
+}
+
 // Where no connection can be opened, those in line hear it at once; where the next one can, they get it.
 func TestPoolTellsThatNoneCanBeOpened(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
