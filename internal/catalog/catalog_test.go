@@ -263,6 +263,27 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
+// What scopes guard is never offered to shared caches, whoever shares it here.
+func TestHintsOfGuardedResources(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		scopes []string
+		want   mcp.Scope
+	}{{nil, mcp.ScopePublic}, {[]string{"read"}, mcp.ScopePrivate}} {
+		r := updated("n://all")
+		r.Cache, r.RequireScopes = &CachePolicy{Scope: "public"}, c.scopes
+		cat, faults := New(Definitions{Resources: []Resource{r}}, Deps{Sources: database(t, ""), TTL: conf.Duration(time.Minute),
+			Meter: func(mcp.Method, string) mcp.Meter { return nil }})
+		if len(faults) > 0 {
+			t.Fatal(faults)
+		}
+		result, _, err := ask(cat, "", &mcp.Principal{Scopes: c.scopes}, nil, "resources/read", `{"uri":"n://all"}`)
+		if err != nil || result.Hints == nil || result.Hints.Scope != c.want {
+			t.Errorf("scopes %q: %+v, %v; want scope %d", c.scopes, result.Hints, err, c.want)
+		}
+	}
+}
+
 func TestResources(t *testing.T) {
 	t.Parallel()
 	byID := Resource{URITemplate: "city://{id}", Name: "city", Source: "db", Statement: "SELECT * FROM c WHERE id = :id",

@@ -281,6 +281,9 @@ func (b *builder) resource(path string, d Resource) *resource {
 		b.fault(path+".cache.scope", problem, "use private, tenant or public")
 	}
 	r.hints = &mcp.Hints{TTL: r.policy.TTL, Scope: r.policy.Scope}
+	if len(d.RequireScopes) > 0 { // a shared cache on the way does not ask for scopes, as ours does
+		r.hints.Scope = mcp.ScopePrivate
+	}
 	r.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: specParams(r.table), Mode: sqldb.ReadOnly,
 		MaxRows: d.MaxRows, MaxBytes: int(d.MaxBytes), Timeout: d.Timeout.Std()})
 	r.version = b.version(path, d, d.Source)
