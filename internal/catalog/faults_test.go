@@ -50,14 +50,16 @@ func TestIntegersAreExact(t *testing.T) {
 	}
 }
 
-func TestHugeIntegersAreFoundAtAnyDepth(t *testing.T) {
+func TestRoundedNumbersAreFoundAtAnyDepth(t *testing.T) {
 	t.Parallel()
-	for raw, huge := range map[string]bool{
+	for raw, rounded := range map[string]bool{
 		`[1,-2.5,"9007199254740993","\"9007199254740993",true,null,{"9007199254740993":1}]`: false,
 		`{"a":[{"b":9007199254740993}]}`: true, `["\\",9007199254740993]`: true, `[0.30000000000000004]`: false,
 		`[-9007199254740992]`: true, `[1e400]`: true, `[9007199254740991]`: false,
+		`[0.30000000000000003]`: true, `[0.300000000000000041]`: true, `[8007199254740991.3]`: true, `[1.0000000000000001]`: true,
+		`[1.00000000000000000000]`: false, `[-0.1234567890123e-5,1.50,100,0.0,-0e7,12E2]`: false, `[1e-400]`: true, `[4e-324]`: true, `[5e-324]`: false,
 	} {
-		if got := hasHugeInteger([]byte(raw)); got != huge {
+		if got := hasRounded([]byte(raw)); got != rounded {
 			t.Errorf("%s: %v", raw, got)
 		}
 	}

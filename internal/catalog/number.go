@@ -57,10 +57,10 @@ func parseInteger(raw []byte) (n int64, problem string) {
 	return r.Num().Int64(), ""
 }
 
-// canonical gives a nested value by RFC 8785, so that one value has one text. A value with an integer that JSON
+// canonical gives a nested value by RFC 8785, so that one value has one text. A value with a number that JSON
 // implementations round keeps the client's own text, and is not exact: two different ones could canonicalise alike.
 func canonical(raw []byte) (text []byte, exact bool) {
-	if hasHugeInteger(raw) {
+	if hasRounded(raw) {
 		return slices.Clone(raw), false
 	}
 	text, err := jcs.Transform(raw)
@@ -70,8 +70,9 @@ func canonical(raw []byte) (text []byte, exact bool) {
 	return text, true
 }
 
-// hasHugeInteger looks at every number of raw, valid JSON. It walks the bytes once, however deep they are nested.
-func hasHugeInteger(raw []byte) bool {
+// hasRounded tells whether a double would lose a number of raw, valid JSON: its shortest text has other digits, or it is
+// beyond the integers that a double tells apart. It walks the bytes once, however deep they are nested.
+func hasRounded(raw []byte) bool {
 	for i := 0; i < len(raw); {
 		switch c := raw[i]; {
 		case c == '"':
@@ -88,8 +89,7 @@ func hasHugeInteger(raw []byte) bool {
 			}
 			text := string(raw[start:i])
 			f, err := strconv.ParseFloat(text, 64)
-			// More digits than a float holds are as risky as more than its integers hold.
-			if err != nil || math.Abs(f) >= maxSafe || len(strings.TrimLeft(text, "-0.")) > 17 {
+			if err != nil || math.Abs(f) >= maxSafe || digits(text) != digits(strconv.FormatFloat(f, 'e', -1, 64)) {
 				return true
 			}
 		default:
@@ -97,6 +97,14 @@ func hasHugeInteger(raw []byte) bool {
 		}
 	}
 	return false
+}
+
+// digits gives the significant digits of a number's text: "12" of -0.0120e7.
+func digits(text string) string {
+	if i := strings.IndexAny(text, "eE"); i >= 0 {
+		text = text[:i]
+	}
+	return strings.Trim(strings.Replace(text, ".", "", 1), "-0")
 }
 
 // compare holds a number against a bound, exactly: an integer beyond 2^53 is not rounded first.
