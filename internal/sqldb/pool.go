@@ -86,6 +86,8 @@ type pooled interface {
 	// stop makes what runs on the connection end soon. It is called at most once in each use, by another goroutine than
 	// the user's, and must not block.
 	stop()
+	// late tells that one use lasts for longer than rideLimit looks, should anybody care. It is called as stop is.
+	late()
 	// renew makes the connection fit for use after a stop. When it returns, the stop can strike no more.
 	renew()
 	close()
@@ -442,7 +444,9 @@ func (p *pool[C]) look(now time.Time) (busy bool) {
 			continue
 		}
 		run := &c.state().run
-		run.looks++
+		if run.looks++; run.looks == rideLimit+1 && !run.shared {
+			c.late()
+		}
 		switch {
 		case run.shared:
 			if run.looks <= rideLimit {

@@ -18,6 +18,7 @@ type poolConn struct {
 }
 
 func (c *poolConn) stop()  {}
+func (c *poolConn) late()  {}
 func (c *poolConn) renew() {}
 func (c *poolConn) close() {
 	c.mu.Lock()

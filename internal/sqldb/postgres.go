@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -82,6 +83,7 @@ type pgConn struct {
 	bind      pgproto3.Bind                  // the message being sent
 	abandoned bool                           // its socket is closed: no more use
 	looked    time.Time                      // when it was opened, or a write last made sure that it lives
+	reading   atomic.Pointer[pgQuery]        // what runs alone here, if it only reads: for late
 }
 
 // The statements of our own on every connection.
@@ -212,6 +214,13 @@ func (c *pgConn) stop() {
 		// A server that has gone silent after all gets no more than this.
 		_ = c.conn.Conn().SetDeadline(time.Now().Add(closeLimit))
 	}()
+}
+
+// late implements pooled: the read travels alone for a while. Whoever only waits for a connection has no part in it.
+func (c *pgConn) late() {
+	if q := c.reading.Load(); q != nil {
+		q.stayAlone(aloneAfterStall)
+	}
 }
 
 // renew implements pooled.

@@ -30,7 +30,7 @@ type pgQuery struct {
 	span      time.Duration
 	limit     limit
 
-	took       quickest     // of its runs alone, all that it waits for included
+	took       quickest     // of its runs alone, from when it has a connection and is prepared; 0 while none was measured
 	aloneUntil atomic.Int64 // it shares no round trip before; nanoseconds since 1970
 }
 
@@ -66,11 +66,6 @@ func (q *pgQuery) alone(ctx context.Context, dst []byte, x *Execution, b *bounds
 		out, outcome, again, err := q.attempt(ctx, dst, x, b)
 		// Tried again unseen, and once: a plan that the tables have outgrown, a connection that had died while idle, and a
 		// read whose connection broke. A write that was sent is not repeated when its connection breaks.
-		if err == nil && q.spec.Mode == ReadOnly {
-			took := time.Since(b.deadline.Add(-b.span))
-			q.took.add(took)
-			q.source.trips.quickest.add(took)
-		}
 		if err == nil || !again || try > 0 || ctx.Err() != nil {
 			return out, outcome, err
 		}
@@ -85,9 +80,13 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 		return dst, outcome, false, err
 	}
 	c.notice = x.Notice
+	if q.spec.Mode == ReadOnly {
+		c.reading.Store(q)
+	}
 	broken := false
 	defer func() {
 		c.notice = nil
+		c.reading.Store(nil)
 		if p := recover(); p != nil { // nobody knows what is still to be read
 			c.abandon()
 			pool.put(c, true)
@@ -112,9 +111,20 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 	if err != nil {
 		return dst, outcome, q.isStale(c, err), q.failure(ctx, pool.stopped(c), b, err)
 	}
+	started := time.Now()
 	out, outcome, err = q.rows(dst, c, st, x)
+	took := time.Since(started)
 	if errors.Is(err, errTooMany) {
 		broken, err = true, nil
+	}
+	if q.spec.Mode == ReadOnly {
+		switch {
+		case err == nil:
+			q.took.add(took)
+			q.source.trips.quickest.add(took)
+		case pool.stopped(c) == stopTimeout: // at least that long
+			q.took.add(max(took, q.took.get()))
+		}
 	}
 	if err != nil {
 		alive := !c.isBroken()

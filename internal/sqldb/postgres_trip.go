@@ -30,7 +30,8 @@ const (
 	// rideWait is how many looks of the pool's watch a read waits for a trip before it takes a connection of its own.
 	rideWait = 5
 	// rideLimit is how many looks a shared trip may last: then it is stopped, since one of its reads is slow and the
-	// others wait for it. The slow one travels alone for aloneAfterStall, one that failed for aloneAfterError.
+	// others wait for it. The one that the stop strikes travels alone for aloneAfterStall, and so does a read that lasts
+	// for as many looks on a connection of its own; one that failed, for aloneAfterError.
 	rideLimit       = 8
 	aloneAfterStall = 2 * time.Second
 	aloneAfterError = time.Second
@@ -55,9 +56,8 @@ type trips struct {
 
 // slot is the place of one trip under way.
 type slot struct {
-	q      *pgQuery // of who leads it; nil where the slot is free
-	number uint64
-	looks  int // of the watch, so far
+	number uint64 // 0 where the slot is free
+	looks  int    // of the watch, so far
 }
 
 // ticket names a trip by its slot and number. A slot that was taken away has another trip's number, or none.
@@ -101,10 +101,10 @@ func (r *rider) free() {
 	riders.Put(r)
 }
 
-// shares tells whether a run may share its round trip.
+// shares tells whether a run may share its round trip. A statement that was never measured may be slow.
 func (q *pgQuery) shares(x *Execution) bool {
 	took := q.took.get()
-	if q.spec.Mode != ReadOnly || q.locks || took-q.source.trips.quickest.get() > rideCost || x.Progress != nil {
+	if q.spec.Mode != ReadOnly || q.locks || took == 0 || took-q.source.trips.quickest.get() > rideCost || x.Progress != nil {
 		return false
 	}
 	size := 0
@@ -145,8 +145,8 @@ func (q *pgQuery) travel(ctx context.Context, dst []byte, x *Execution, b *bound
 	t := &q.source.trips
 	t.mu.Lock()
 	for i := range t.slots[:t.most] {
-		if t.slots[i].q == nil {
-			own := t.begin(i, q)
+		if t.slots[i].number == 0 {
+			own := t.begin(i)
 			t.mu.Unlock()
 			defer t.returned(own)
 			return q.alone(ctx, dst, x, b)
@@ -187,9 +187,9 @@ func (r *rider) arrive(ctx context.Context, w wake, b *bounds) ([]byte, Outcome,
 }
 
 // begin notes a trip as under way in a slot. t.mu is locked.
-func (t *trips) begin(i int, q *pgQuery) ticket {
+func (t *trips) begin(i int) ticket {
 	t.number++
-	t.slots[i] = slot{q: q, number: t.number}
+	t.slots[i] = slot{number: t.number}
 	return ticket{i, t.number}
 }
 
@@ -210,7 +210,7 @@ func (t *trips) next(i int) {
 	}
 	leader := t.waiting[0]
 	t.forget(1)
-	leader.ticket = t.begin(i, leader.q)
+	leader.ticket = t.begin(i)
 	leader.wake <- wakeLead
 }
 
@@ -232,7 +232,8 @@ func (t *trips) forget(n int) {
 }
 
 // look lets those go that have waited for long, and takes the slots of those away that are out for long: the work goes on,
-// but quick reads must not wait for it. The pool's watch calls it.
+// but quick reads must not wait for it. Whose fault that is shows elsewhere: who has the slot may only wait for a
+// connection. The pool's watch calls it.
 func (t *trips) look() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -248,11 +249,10 @@ func (t *trips) look() {
 	t.forget(late)
 	for i := range t.slots {
 		s := &t.slots[i]
-		if s.q == nil {
+		if s.number == 0 {
 			continue
 		}
 		if s.looks++; s.looks > rideLimit {
-			s.q.stayAlone(aloneAfterStall)
 			t.next(i)
 		}
 	}
@@ -348,6 +348,7 @@ func (c *pgConn) ride(r *rider, commands int) bool {
 	}
 	alone := aloneAfterError
 	if r.q.source.pool.stopped(c) != stopNone {
+		// The stop strikes who runs. The clock here tells less: the server keeps its answers until the last is there.
 		alone = aloneAfterStall
 	}
 	r.q.stayAlone(alone)

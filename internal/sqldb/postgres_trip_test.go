@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -76,7 +77,7 @@ func together(t *testing.T, s *postgresSource, calls ...*call) {
 	defer s.trips.mu.Unlock()
 	busy := 0
 	for i := range s.trips.slots {
-		if s.trips.slots[i].q != nil {
+		if s.trips.slots[i].number != 0 {
 			busy++
 		}
 	}
@@ -91,7 +92,7 @@ func occupy(s *postgresSource) (own ticket) {
 	s.trips.mu.Lock()
 	defer s.trips.mu.Unlock()
 	for i := range s.trips.most {
-		own = s.trips.begin(i, &pgQuery{})
+		own = s.trips.begin(i)
 		s.trips.slots[i].looks = -1 << 30
 	}
 	return own
@@ -377,23 +378,21 @@ func TestTripModel(t *testing.T) {
 	wg.Wait()
 }
 
-// A read that is out for long loses its slot, so that quick ones do not wait for it, and travels alone for a while.
+// A read that is out for long loses its slot, so that quick ones do not wait for it.
 func TestTripSlotIsTakenAway(t *testing.T) {
 	t.Parallel()
 	s, _ := postgres(t, "")
-	slow, quick := &pgQuery{}, pgCompile(t, s, ReadOnly, "SELECT :a AS v", 1)
+	quick := pgCompile(t, s, ReadOnly, "SELECT :a AS v", 1)
 	run := func() {
 		if _, _, err := quick.Run(t.Context(), nil, &Execution{Args: []mcp.Value{text("1")}}); err != nil {
 			t.Error(err)
 		}
 	}
 	run()
+	own := occupy(s)
 	s.trips.mu.Lock()
 	s.trips.wait = 1 << 30
-	var own ticket
-	for i := range s.trips.most {
-		own = s.trips.begin(i, slow)
-	}
+	s.trips.slots[own.slot].looks = 0
 	s.trips.mu.Unlock()
 	done := make(chan struct{}, 1)
 	go func() {
@@ -407,16 +406,107 @@ func TestTripSlotIsTakenAway(t *testing.T) {
 		s.trips.look()
 	}
 	<-done
-	if slow.aloneUntil.Load() == 0 {
-		t.Error("the slow one may share at once again")
-	}
 	s.trips.returned(own) // late: the slot is another's or free by now
 	s.trips.mu.Lock()
 	defer s.trips.mu.Unlock()
-	for i := range s.trips.slots {
-		if s.trips.slots[i].q == slow {
-			t.Errorf("slot %d is still the slow one's", i)
+	if s.trips.slots[own.slot].number == own.number {
+		t.Error("the slot is still the slow one's")
+	}
+}
+
+// Who holds a trip up travels alone for a while, and nobody else: not who leads it, not who merely waits for a connection.
+func TestTripTellsWhoIsSlow(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, `CREATE FUNCTION slow(v text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN IF v = 'slow' THEN PERFORM pg_sleep(60); END IF; RETURN v; END $$`,
+		oneConnection)
+	s.trips.most = mostTrips // as if the pool were larger
+	first, last := pgCompile(t, s, ReadOnly, "SELECT 'first' AS v, :a AS w", 1), pgCompile(t, s, ReadOnly, "SELECT 'last' AS v, :a AS w", 1)
+	slow := pgCompile(t, s, ReadOnly, "SELECT slow(:a) AS v", 1)
+	marked := func(what string, want ...Query) {
+		t.Helper()
+		for i, q := range []Query{first, slow, last} {
+			if got := q.(*pgQuery).aloneUntil.Load() != 0; got != slices.Contains(want, q) {
+				t.Errorf("%s: statement %d travels alone: %v", what, i, got)
+			}
+			q.(*pgQuery).aloneUntil.Store(0)
 		}
+	}
+	untilMarked := func(run func(context.Context)) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			run(ctx)
+		}()
+		for slow.(*pgQuery).aloneUntil.Load() == 0 {
+			select {
+			case <-done: // its time-out ended it, unmarked
+				return
+			default:
+				runtime.Gosched()
+			}
+		}
+		cancel()
+		<-done
+	}
+	calls := []*call{{q: first, args: []mcp.Value{text("1")}}, {q: slow, args: []mcp.Value{text("slow")}}, {q: last, args: []mcp.Value{text("2")}}}
+	for _, c := range calls {
+		if _, _, err := c.q.Run(t.Context(), nil, &Execution{Args: []mcp.Value{text("")}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	untilMarked(func(ctx context.Context) {
+		calls[1].ctx = ctx
+		together(t, s, calls...)
+	})
+	calls[0].wants(t, `{"v":"first","w":"1"}`)
+	calls[2].wants(t, `{"v":"last","w":"2"}`)
+	marked("in a trip", slow)
+
+	c, err := s.pool.get(t.Context(), time.Now().Add(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, _, err := first.Run(t.Context(), nil, &Execution{Args: []mcp.Value{text("1")}})
+		done <- err
+	}()
+	for s.pool.stats().Waiting == 0 {
+		runtime.Gosched()
+	}
+	for range rideLimit + 1 {
+		s.trips.look()
+	}
+	marked("waiting for a connection")
+	s.pool.put(c, false)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+
+	untilMarked(func(ctx context.Context) {
+		_, _, _ = slow.Run(ctx, nil, &Execution{Args: []mcp.Value{text("slow")}})
+	})
+	marked("alone on its connection", slow)
+}
+
+// A statement that was not measured yet runs alone, and is measured by a run that timed out too.
+func TestTripTakesWhatWasMeasured(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, "")
+	q := pgCompile(t, s, ReadOnly, "SELECT pg_sleep(:a::float8)::text AS v", 1).(*pgQuery)
+	x := &Execution{Args: []mcp.Value{text("0")}}
+	if q.shares(x) {
+		t.Error("it shares before it was measured")
+	}
+	_, _, err := q.Run(t.Context(), nil, &Execution{Args: []mcp.Value{text("60")}, Deadline: time.Now().Add(100 * time.Millisecond)})
+	toolError(t, err, kindTimeout)
+	if got := q.took.get(); got < 10*time.Millisecond || q.shares(x) {
+		t.Errorf("a run that timed out counts as %v", got)
+	}
+	if _, _, err = q.Run(t.Context(), nil, x); err != nil || !q.shares(x) {
+		t.Errorf("it does not share when a run of %v was measured, %v", q.took.get(), err)
 	}
 }
 

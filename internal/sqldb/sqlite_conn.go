@@ -137,6 +137,9 @@ func (c *sqliteConn) pragma(text string) (string, error) {
 // stop implements pooled.
 func (c *sqliteConn) stop() { close(c.interrupt) }
 
+// late implements pooled.
+func (c *sqliteConn) late() {}
+
 // renew implements pooled. Changing the channel waits for the goroutine of the old one.
 func (c *sqliteConn) renew() {
 	c.interrupt = make(chan struct{})
