@@ -43,9 +43,7 @@ func (t *tool) run(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
 	x := sqldb.Execution{Args: c.Args, Deadline: c.Deadline}
 	t.observe(c, &x)
 	r, err := t.execute(ctx, &x)
-	if err == nil {
-		t.tell(c.Args)
-	}
+	t.tell(c.Args, err)
 	return r, err
 }
 
@@ -147,9 +145,7 @@ func (t *tool) askFirst(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
 	if err == nil && r.Fields == nil {
 		return t.question(affected), nil
 	}
-	if err == nil {
-		t.tell(c.Args)
-	}
+	t.tell(c.Args, err)
 	return r, err
 }
 

@@ -1,12 +1,14 @@
 package catalog
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
 	"millrace/internal/mcp"
+	"millrace/internal/sqldb"
 )
 
 // update is an address that a successful write has changed what stands at.
@@ -98,8 +100,11 @@ func escape(b *strings.Builder, text []byte) {
 	}
 }
 
-// tell tells those that watch what a write has changed.
-func (t *tool) tell(args []mcp.Value) {
+// tell tells those that watch what a write has changed, or may have: err is what came of it.
+func (t *tool) tell(args []mcp.Value, err error) {
+	if err != nil && !errors.Is(err, sqldb.ErrUnknownFate) {
+		return
+	}
 	for i := range t.updates {
 		if uri, ok := t.updates[i].address(args); ok {
 			t.publish(mcp.Event{Kind: mcp.ResourceUpdated, URI: uri})

@@ -1,12 +1,14 @@
 package catalog
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
 
 	"millrace/internal/conf"
 	"millrace/internal/mcp"
+	"millrace/internal/sqldb"
 )
 
 func updated(uri string) Resource {
@@ -64,6 +66,51 @@ func TestUpdates(t *testing.T) {
 		_, _, err := ask(c, "", mcp.Anonymous, call.change, "tools/call", call.params)
 		if !slices.Equal(told, call.want) {
 			t.Errorf("%s told %q, want %q (%v)", call.params, told, call.want, err)
+		}
+	}
+}
+
+// doubtful is a source whose writes end with an error.
+type doubtful struct {
+	sqldb.Source
+	err error
+}
+
+func (d doubtful) Compile(spec sqldb.Spec) (sqldb.Query, error) {
+	q, err := d.Source.Compile(spec)
+	if spec.Mode == sqldb.ReadWrite {
+		return doubt{q, d.err}, err
+	}
+	return q, err
+}
+
+type doubt struct {
+	sqldb.Query
+	err error
+}
+
+func (d doubt) Run(_ context.Context, dst []byte, _ *sqldb.Execution) ([]byte, sqldb.Outcome, error) {
+	return dst, sqldb.Outcome{}, d.err
+}
+
+// A write that may have been kept tells what it may have changed.
+func TestUpdatesOfUnknownFate(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		cause error
+		want  int
+	}{{sqldb.ErrUnknownFate, 1}, {nil, 0}} {
+		sources := database(t, "CREATE TABLE n (id)")
+		sources["db"] = Source{Source: doubtful{sources["db"].Source, &mcp.ToolError{Kind: "unavailable", Message: "lost", Cause: c.cause}}}
+		told := 0
+		tool := sqlTool("w", "INSERT INTO n VALUES (1)", func(t *Tool) { t.Annotations.ReadOnlyHint, t.Updates = false, []string{"n://all"} })
+		cat, faults := New(Definitions{Tools: []Tool{tool}, Resources: []Resource{updated("n://all")}},
+			Deps{Sources: sources, Meter: func(mcp.Method, string) mcp.Meter { return nil }, Publish: func(e ...mcp.Event) { told += len(e) }})
+		if len(faults) > 0 {
+			t.Fatal(faults)
+		}
+		if _, _, err := ask(cat, "", mcp.Anonymous, nil, "tools/call", `{"name":"w","arguments":{}}`); err == nil || told != c.want {
+			t.Errorf("cause %v told %d, want %d (%v)", c.cause, told, c.want, err)
 		}
 	}
 }
