@@ -341,7 +341,7 @@ func (c *pgConn) stmt(ctx context.Context, q *pgQuery) (*pgStmt, error) {
 	for i, f := range description.Fields {
 		if seen[f.Name] {
 			_ = c.conn.Deallocate(ctx, description.Name)
-			return nil, fmt.Errorf("two columns are called %q; give one of them another name with AS", f.Name)
+			return nil, sqlFailure(q.spec.Name, fmt.Sprintf("two columns are called %q; give one of them another name with AS", f.Name), nil)
 		}
 		seen[f.Name] = true
 		column := pgColumn{f.Name, columnPrefix(i, f.Name), q.source.typeOf(f.DataTypeOID)}

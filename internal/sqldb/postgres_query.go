@@ -436,9 +436,6 @@ func (q *pgQuery) failure(ctx context.Context, cause stopCause, b *bounds, err e
 		if errors.As(err, &large) {
 			return sqlFailure(q.spec.Name, fmt.Sprintf("a row is larger than %d MiB; ask for less", maxMessage>>20), err)
 		}
-		if strings.Contains(err.Error(), "two columns") {
-			return sqlFailure(q.spec.Name, err.Error(), nil)
-		}
 		return unavailable(q.source.name, err)
 	}
 	switch {

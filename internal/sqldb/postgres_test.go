@@ -296,12 +296,29 @@ func TestPostgresOverload(t *testing.T) {
 	s.pool.put(c, false)
 }
 
-func TestPostgresColumnsOfOneName(t *testing.T) {
+// Describe tells of each statement that the database rejects what is wrong with it, and the connection stays.
+func TestPostgresDescribeRejects(t *testing.T) {
 	t.Parallel()
-	s, _ := postgres(t, "")
-	q := pgCompile(t, s, ReadOnly, "SELECT 1 AS v, 2 AS v", 0)
-	if _, err := q.Describe(context.Background()); err == nil || !strings.Contains(err.Error(), `two columns are called "v"`) {
-		t.Errorf("got %v", err)
+	s, _ := postgres(t, "CREATE TABLE n (i int)", oneConnection)
+	for _, c := range []struct{ text, want string }{
+		{"SELECT 1 AS v, 2 AS v", `two columns are called "v"; give one of them another name with AS`},
+		{"SELECT * FROM nowhere", `relation "nowhere" does not exist`}, {"SELECT j FROM n", `column "j" does not exist`},
+		{"SELECT i || true FROM n", "operator does not exist"}, {"SELECT i FRM n", "syntax error"}, {"INSERT INTO n VALUES (now())", "is of type"},
+	} {
+		mode := ReadOnly
+		if strings.HasPrefix(c.text, "INSERT") {
+			mode = ReadWrite
+		}
+		q := pgCompile(t, s, mode, c.text, 0)
+		for range 2 {
+			columns, err := q.Describe(context.Background())
+			if toolError(t, err, kindSQL, "tool: ", c.want); columns != nil {
+				t.Errorf("%s: %v", c.text, columns)
+			}
+		}
+	}
+	if st := s.Stats()[0]; st.WaitCount != 0 || st.Open != 1 {
+		t.Errorf("%+v", st)
 	}
 }
 
