@@ -182,7 +182,7 @@ func TestPostgresArgumentForms(t *testing.T) {
 func TestPostgresArgumentsAreLetGo(t *testing.T) {
 	t.Parallel()
 	s, _ := postgres(t, "", oneConnection)
-	large := mcp.Value{Kind: mcp.KindText, Text: []byte(strings.Repeat("x", 4<<20))}
+	large := mcp.Value{Kind: mcp.KindText, Text: []byte(strings.Repeat("x", 256<<10))}
 	for _, end := range []string{"x", "0", "\x00"} { // well, with an error of the server, and with one of ours
 		_, _, err := pgRun(t, s, ReadOnly, "SELECT length(:a::text) AS v WHERE 1 / length(replace(:b::text, '0', '')) = 1", large, text(end))
 		if (err == nil) != (end == "x") {
