@@ -65,7 +65,10 @@ type App struct {
 	adminListener []net.Listener
 
 	current  atomic.Pointer[generation]
+	watch    *watcher   // nil for the demo
+	keysFile string     // the auth.keys_file that was read last; load alone uses it
 	reloadMu sync.Mutex // one reload at a time
+	refused  bool       // the last one; reloadMu guards it
 	work     sync.WaitGroup
 	ctx      context.Context // of background work
 	cancel   context.CancelFunc
@@ -104,13 +107,23 @@ func New(ctx context.Context, opts Options) (*App, error) {
 			return os.LookupEnv(name)
 		}
 	}
+	if opts.File != "" {
+		var err error
+		if a.watch, err = newWatcher(a.log); err != nil {
+			return nil, err
+		}
+		a.onStop(func() { a.watch.w.Close() })
+	}
 	loaded, err := a.load()
 	if err != nil {
 		return nil, err
 	}
 	a.started = loaded.Config
-
-	g, err := a.build(loaded)
+	keys, err := identity.New(loaded.Auth)
+	if err != nil {
+		return nil, err
+	}
+	g, err := a.build(loaded, keys)
 	if err != nil {
 		return nil, err
 	}
@@ -210,6 +223,7 @@ func stateKey(file string) ([]byte, error) {
 func (a *App) load() (*config.Loaded, error) {
 	name, data := demoName, demo.YAML
 	if a.opts.File != "" {
+		a.watch.follow(a.opts.File, a.keysFile)
 		var err error
 		if data, err = os.ReadFile(a.opts.File); err != nil {
 			return nil, fmt.Errorf("read the configuration: %w", err)
@@ -220,6 +234,9 @@ func (a *App) load() (*config.Loaded, error) {
 	if len(faults) > 0 {
 		return nil, faults
 	}
+	// Watched from here on, whether or not the configuration is taken: mending this file may be what it waits for.
+	a.keysFile = loaded.Auth.KeysFile
+	a.watch.follow(a.opts.File, a.keysFile)
 	// What a flag says in place of the file is held against the same rules: an admin listener for all needs a token.
 	if a.opts.Listen != "" {
 		loaded.Listen.Address = a.opts.Listen
@@ -237,8 +254,8 @@ func (a *App) load() (*config.Loaded, error) {
 }
 
 // build makes a generation of a loaded file; it is not current yet, and nobody outside hears of it.
-func (a *App) build(loaded *config.Loaded) (*generation, error) {
-	g := &generation{loaded: loaded, retire: a.retire}
+func (a *App) build(loaded *config.Loaded, keys *identity.Keyring) (*generation, error) {
+	g := &generation{loaded: loaded, keys: keys, retire: a.retire}
 	g.users.Store(1)
 	if err := a.fill(g, loaded); err != nil {
 		for _, s := range g.sources {
@@ -273,9 +290,6 @@ func (a *App) forget(targets []string) {
 
 // fill makes what a generation consists of.
 func (a *App) fill(g *generation, loaded *config.Loaded) (err error) {
-	if g.keys, err = identity.New(loaded.Auth); err != nil {
-		return err
-	}
 	deps := catalog.Deps{Sources: map[string]catalog.Source{}, TTL: loaded.Cache.L1.TTL,
 		Meter: func(method mcp.Method, name string) mcp.Meter {
 			if name != "" {
@@ -331,12 +345,8 @@ func (a *App) retire(g *generation) {
 // Run serves until ctx ends, then drains. It returns nil after a clean end.
 func (a *App) Run(ctx context.Context) error {
 	defer a.stop()
-	if a.opts.File != "" {
-		watch, err := a.watchFile()
-		if err != nil {
-			return err
-		}
-		a.work.Go(watch)
+	if a.watch != nil {
+		a.work.Go(func() { a.watch.run(a.ctx.Done(), func() { a.refresh(slog.LevelDebug) }) })
 	}
 	if a.opts.Stdio {
 		// Draining first: listeners hear the end of their stream before it goes.

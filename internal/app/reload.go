@@ -4,42 +4,54 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
+	"log/slog"
 	"sync"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
-
 	"millrace/internal/config"
+	"millrace/internal/identity"
 	"millrace/internal/mcp"
 )
 
-// Reload reads the file again. A faulty one is refused and logged, and what was served goes on being served.
-func (a *App) Reload() {
+// Reload reads the file again, since somebody asked for it: the log says what came of it, also where nothing did. A
+// faulty file is refused and logged, and what was served goes on being served.
+func (a *App) Reload() { a.refresh(slog.LevelInfo) }
+
+// refresh is Reload, with the level at which a configuration that is the same as before is told of.
+func (a *App) refresh(unchanged slog.Level) {
 	if a.opts.File == "" {
 		return
 	}
 	a.reloadMu.Lock()
 	defer a.reloadMu.Unlock()
+	if a.ctx.Err() != nil {
+		return // it stops
+	}
 	changed, err := a.reload()
 	switch {
 	case err != nil:
 		a.log.Error("the configuration was not reloaded; the old one goes on serving", "file", a.opts.File, "error", err)
 	case changed:
 		a.log.Info("the configuration was reloaded", "file", a.opts.File, "hash", a.current.Load().loaded.Hash)
+	case a.refused: // who mended the file by taking the change back wants to know
+		a.log.Info("configuration unchanged", "file", a.opts.File)
+	default:
+		a.log.Log(a.ctx, unchanged, "configuration unchanged", "file", a.opts.File)
 	}
+	a.refused = err != nil
 }
 
 func (a *App) reload() (changed bool, err error) {
-	if a.ctx.Err() != nil {
-		return false, nil // it stops
-	}
 	loaded, err := a.load()
 	if err != nil {
 		return false, err
 	}
+	keys, err := identity.New(loaded.Auth)
+	if err != nil {
+		return false, err
+	}
 	old := a.current.Load()
-	if loaded.Hash == old.loaded.Hash && config.HashOf(loaded.Config) == config.HashOf(old.loaded.Config) && loaded.Auth.KeysFile == "" {
+	if loaded.Hash == old.loaded.Hash && config.HashOf(loaded.Config) == config.HashOf(old.loaded.Config) && keys.Hash() == old.keys.Hash() {
 		return false, nil
 	}
 	for _, fixed := range []struct {
@@ -53,7 +65,7 @@ func (a *App) reload() (changed bool, err error) {
 			return false, fmt.Errorf("%s has changed, which needs a restart", fixed.key)
 		}
 	}
-	g, err := a.build(loaded)
+	g, err := a.build(loaded, keys)
 	if err != nil {
 		return false, err
 	}
@@ -80,57 +92,6 @@ func (a *App) announce(before [3]string, g *generation) {
 		}
 	}
 	a.hub.Publish(events...)
-}
-
-// settle is how long a file must be quiet before it is read: editors write in several steps.
-const settle = 100 * time.Millisecond
-
-// patience is how long a file is waited for that does not become quiet.
-const patience = time.Second
-
-// watchFile watches the file's directory, since a ConfigMap's file is a symbolic link that is replaced above it. The
-// function that it gives runs until the app stops.
-func (a *App) watchFile() (run func(), err error) {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		return nil, fmt.Errorf("watch the configuration: %w", err)
-	}
-	if err := w.Add(filepath.Dir(a.opts.File)); err != nil {
-		w.Close()
-		return nil, fmt.Errorf("watch the configuration: %w", err)
-	}
-	return func() {
-		defer w.Close()
-		timer := time.NewTimer(time.Hour)
-		timer.Stop()
-		var first time.Time // of the changes that no reload has taken yet
-		for {
-			select {
-			case <-a.ctx.Done():
-				return
-			case event, ok := <-w.Events:
-				if !ok {
-					return
-				}
-				// What is written into other files of the directory is no concern: a database there is never quiet.
-				if (event.Op&^(fsnotify.Write|fsnotify.Chmod)) == 0 && filepath.Base(event.Name) != filepath.Base(a.opts.File) {
-					continue
-				}
-				if first.IsZero() {
-					first = time.Now()
-				}
-				timer.Reset(max(0, min(settle, patience-time.Since(first))))
-			case err, ok := <-w.Errors:
-				if !ok {
-					return
-				}
-				a.log.Warn("watching the configuration failed", "error", err)
-			case <-timer.C:
-				first = time.Time{}
-				a.Reload()
-			}
-		}
-	}, nil
 }
 
 // How often the sources are asked whether they answer, and how long one may take.

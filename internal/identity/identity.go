@@ -75,12 +75,17 @@ func validate(faults *conf.Faults, keys []Key, seen map[string]string) {
 // Keyring knows the API keys. It is immutable.
 type Keyring struct {
 	principals map[[sha256.Size]byte]*mcp.Principal
+	hash       [sha256.Size]byte
 }
+
+// Hash tells the content of one keys_file from that of another. It is the same for all that have none.
+func (r *Keyring) Hash() [sha256.Size]byte { return r.hash }
 
 // New reads the keys of cfg, which has been validated, and of its keys_file. Where a file is named there is a key, or an
 // error.
 func New(cfg Config) (*Keyring, error) {
 	keys := slices.Clone(cfg.Keys)
+	var content []byte
 	if cfg.KeysFile != "" {
 		data, err := os.ReadFile(cfg.KeysFile)
 		if err != nil {
@@ -107,9 +112,9 @@ func New(cfg Config) (*Keyring, error) {
 		if len(faults) > 0 {
 			return nil, faults
 		}
-		keys = append(keys, file.Keys...)
+		keys, content = append(keys, file.Keys...), data
 	}
-	r := &Keyring{principals: make(map[[sha256.Size]byte]*mcp.Principal, len(keys))}
+	r := &Keyring{principals: make(map[[sha256.Size]byte]*mcp.Principal, len(keys)), hash: sha256.Sum256(content)}
 	for _, k := range keys {
 		hash, err := hex.DecodeString(k.SHA256)
 		if err != nil {
