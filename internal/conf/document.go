@@ -35,6 +35,9 @@ func Parse(file string, data []byte, lookup func(string) (string, bool)) (*Docum
 	return d, d.named(faults.capped())
 }
 
+// Read tells whether there is anything that Decode could read: false after a mistake of syntax.
+func (d *Document) Read() bool { return d.root != nil }
+
 // Position of a path, or of its nearest existing ancestor.
 func (d *Document) Position(path string) Position {
 	if d.root == nil {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"reflect"
 	"regexp"
 	"slices"
@@ -66,6 +67,9 @@ func Load(file string, data []byte, lookup func(string) (string, bool)) (*Loaded
 	l := &Loaded{Config: Default(), doc: doc}
 	sum := sha256.Sum256(data)
 	l.Hash = hex.EncodeToString(sum[:8])
+	if !doc.Read() {
+		return l, faults // of a file that was not read, nothing is missing
+	}
 	faults = append(faults, doc.Decode(&l.Config)...)
 	l.told = make(map[string]bool, len(faults))
 	for _, f := range faults {
@@ -107,7 +111,38 @@ func (l *Loaded) validate() conf.Faults {
 		}
 		add(at, source.Validate())
 	}
+	return append(faults, l.Apart()...)
+}
+
+// Apart gives the faults of listeners that want one port.
+func (c *Config) Apart() conf.Faults {
+	var faults conf.Faults
+	listeners := []struct{ key, address string }{{"listen.address", c.Listen.Address}, {"admin.address", c.Admin.Address}, {"probes.address", c.Probes.Address}}
+	for i, a := range listeners {
+		for _, b := range listeners[:i] {
+			if collide(a.address, b.address) {
+				faults = append(faults, conf.Fault{Path: a.key, Message: fmt.Sprintf("%s is taken by %s (%s)", a.address, b.key, b.address),
+					Fix: "give each listener a port of its own"})
+				break
+			}
+		}
+	}
 	return faults
+}
+
+// collide tells whether only one of two addresses can be listened on: one port, on one host or on all. Port 0 is any free
+// one. An address that is none has been told.
+func collide(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA != portB || portA == "0" {
+		return false
+	}
+	all := func(host string) bool {
+		ip := net.ParseIP(host)
+		return host == "" || ip != nil && ip.IsUnspecified()
+	}
+	return all(hostA) || all(hostB) || strings.EqualFold(hostA, hostB)
 }
 
 // Schema gives the JSON Schema of the file.
