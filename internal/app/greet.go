@@ -18,10 +18,13 @@ func (a *App) greet() {
 		fmt.Fprintf(a.opts.Out, "admin (health, metrics, profiles): http://%s\n", dialable(a.adminListener[0].Addr().String()))
 	}
 	g := a.current.Load()
+	headers := ""
 	if g.keys.Open() {
 		fmt.Fprintln(a.opts.Out, "No API keys are configured: everybody who reaches this address may call.")
+	} else {
+		headers = `, "headers": {"Authorization": "Bearer KEY"}` // the configuration has only the keys' hashes
 	}
-	fmt.Fprintf(a.opts.Out, "\nFor a client's configuration:\n{\"mcpServers\": {\"millrace\": {\"type\": \"http\", \"url\": %q}}}\n", url)
+	fmt.Fprintf(a.opts.Out, "\nFor a client's configuration:\n{\"mcpServers\": {\"millrace\": {\"type\": \"http\", \"url\": %q%s}}}\n", url, headers)
 	if a.opts.File != "" {
 		return
 	}
