@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
@@ -123,23 +124,35 @@ func metricsHandler(metrics prometheus.Gatherer, log *slog.Logger) http.Handler 
 // changed without a restart; a file that is missing or empty lets nobody in.
 func requireToken(file string, next http.Handler, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		content, err := os.ReadFile(file)
+		want, err := ReadToken(file)
 		if err != nil {
 			log.Error("admin token", "err", err)
 			http.Error(w, "the admin token cannot be read; see the log", http.StatusInternalServerError)
 			return
 		}
-		want := strings.TrimSpace(string(content))
 		scheme, got, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		// Hashes have one length, so the comparison tells nothing of the token's.
 		a, b := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(strings.TrimSpace(got)))
-		if want == "" || !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(a[:], b[:]) != 1 {
+		if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(a[:], b[:]) != 1 {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="millrace admin"`)
 			http.Error(w, "this needs the admin token: Authorization: Bearer TOKEN", http.StatusUnauthorized)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// ReadToken gives the token of a file, which is more than blanks.
+func ReadToken(file string) (string, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	token := strings.TrimSpace(string(content))
+	if token == "" {
+		return "", fmt.Errorf("%s is empty", file)
+	}
+	return token, nil
 }
 
 func requireLoopbackHost(next http.Handler) http.Handler {

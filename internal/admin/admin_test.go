@@ -119,7 +119,7 @@ func TestWhatIsServedWhere(t *testing.T) {
 	if err := os.WriteFile(token, []byte(" \n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if w := ask(locked, "GET", "http://x/metrics", "Authorization", "Bearer "); w.Code != 401 {
+	if w := ask(locked, "GET", "http://x/metrics", "Authorization", "Bearer "); w.Code != 500 || strings.Contains(w.Body.String(), token) {
 		t.Errorf("an empty token file lets in: %d", w.Code)
 	}
 	if err := os.Remove(token); err != nil {

@@ -3,7 +3,6 @@ package app
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -119,7 +118,7 @@ func New(ctx context.Context, opts Options) (*App, error) {
 		return nil, err
 	}
 	a.started = loaded.Config
-	keys, err := identity.New(loaded.Auth)
+	keys, err := keyring(loaded)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +142,7 @@ func New(ctx context.Context, opts Options) (*App, error) {
 	store := session.NewMemory(loaded.Sessions)
 	a.onStop(store.Close)
 	a.metrics.SetSessions(store.Len)
-	key, err := stateKey(loaded.Auth.StateKeyFile)
+	key, err := stateKey(loaded)
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +161,7 @@ func New(ctx context.Context, opts Options) (*App, error) {
 		return a.current.Load().keys.Find(authorization)
 	})
 	if a.mcpListener, err = front.Listen(loaded.Listen, a.log); err != nil {
-		return nil, err
+		return nil, listenFault(loaded, "listen.address", "--listen", opts.Listen, loaded.Listen.Address, err)
 	}
 	a.onStop(func() { a.mcpListener.Close() })
 	a.mcpServer = front.NewHTTPServer(loaded.Listen, handler, a.log)
@@ -183,40 +182,26 @@ func (a *App) stop() {
 }
 
 func (a *App) openAdmin(loaded *config.Loaded, registry *prometheus.Registry) error {
-	open := func(address string, h http.Handler) error {
+	open := func(key, flag, given, address string, h http.Handler) error {
 		if address == "" {
 			return nil
 		}
 		l, err := net.Listen("tcp", address)
 		if err != nil {
-			return fmt.Errorf("admin listener: %w", err)
+			return listenFault(loaded, key, flag, given, address, err)
 		}
 		a.onStop(func() { l.Close() })
 		a.adminListener = append(a.adminListener, l)
 		a.adminServers = append(a.adminServers, admin.NewServer(h, a.log))
 		return nil
 	}
-	if err := open(loaded.Admin.Address, admin.NewHandler(loaded.Admin, &a.health, registry, a.log)); err != nil {
+	if faults := adminToken(loaded); len(faults) > 0 {
+		a.log.Error("the admin token cannot be used", "error", faults)
+	}
+	if err := open("admin.address", "--admin", a.opts.Admin, loaded.Admin.Address, admin.NewHandler(loaded.Admin, &a.health, registry, a.log)); err != nil {
 		return err
 	}
-	return open(loaded.Probes.Address, admin.NewProbesHandler(&a.health, registry, a.log))
-}
-
-// stateKey reads the key that signs requestState, or makes one for the life of this process.
-func stateKey(file string) ([]byte, error) {
-	if file == "" {
-		key := make([]byte, 32)
-		rand.Read(key) //nolint:errcheck // never fails
-		return key, nil
-	}
-	key, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("auth.state_key_file: %w", err)
-	}
-	if len(key) < 32 {
-		return nil, fmt.Errorf("auth.state_key_file: %s has %d bytes; give it at least 32 random ones", file, len(key))
-	}
-	return key, nil
+	return open("probes.address", "", "", loaded.Probes.Address, admin.NewProbesHandler(&a.health, registry, a.log))
 }
 
 // load reads the file, with the command line's overrides.
@@ -250,6 +235,9 @@ func (a *App) load() (*config.Loaded, error) {
 			return nil, fmt.Errorf("--admin %s: %w", a.opts.Admin, faults)
 		}
 	}
+	if faults := loaded.Apart(); len(faults) > 0 {
+		return nil, faults
+	}
 	return loaded, nil
 }
 
@@ -267,7 +255,7 @@ func (a *App) build(loaded *config.Loaded, keys *identity.Keyring) (*generation,
 	// What the databases say at once goes into the lists from the start; the rest follows when they can be reached.
 	ctx, cancel := context.WithTimeout(a.ctx, time.Second)
 	defer cancel()
-	_, g.described = g.Describe(ctx)
+	g.described, g.refused = g.Describe(ctx)
 	return g, nil
 }
 
@@ -275,6 +263,7 @@ func (a *App) build(loaded *config.Loaded, keys *identity.Keyring) (*generation,
 func (a *App) adopt(g *generation) {
 	a.metrics.SetCacheLevel("l1", g.cache.Size)
 	a.metrics.SetConfig(g.loaded.Hash, g.loaded.Numbers())
+	a.tellRefused(g, g.refused)
 	a.work.Go(func() { a.watchSources(g) })
 }
 

@@ -7,17 +7,18 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"millrace/internal/catalog"
 	"millrace/internal/conf"
 	"millrace/internal/config"
-	"millrace/internal/identity"
 	"millrace/internal/mcp"
 	"millrace/internal/sqldb"
 )
 
-// Check gives every fault of a configuration file. It connects to databases only when asked to.
+// Check gives every fault of a configuration file and of the files that it names. It connects to databases only when
+// asked to, and then to all of them, whatever else is wrong.
 func Check(ctx context.Context, file string, connect bool) (conf.Faults, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -34,30 +35,47 @@ func Check(ctx context.Context, file string, connect bool) (conf.Faults, error) 
 		}
 		db, err := sqldb.New(name, cfg, slog.New(slog.DiscardHandler))
 		if err != nil {
-			faults = append(faults, loaded.Locate(conf.Faults{{Path: conf.Key("sources", name), Message: err.Error(), Fix: "mend the source"}})...)
+			faults = append(faults, faultAt(loaded, conf.Key("sources", name), err, "mend the source")...)
 			continue
 		}
 		defer db.Close()
 		deps.Sources[name] = catalog.Source{Source: db}
-		if connect {
-			limited, cancel := context.WithTimeout(ctx, 5*time.Second)
-			if err := db.Ping(limited); err != nil {
-				faults = append(faults, loaded.Locate(conf.Faults{{Path: conf.Key("sources", name), Message: err.Error(),
-					Fix: "see that the database is up and the address right"}})...)
-			}
-			cancel()
-		}
 	}
-	if _, err := identity.New(loaded.Auth); err != nil && len(loaded.Auth.Validate()) == 0 {
-		faults = append(faults, loaded.Locate(conf.Faults{{Path: "auth.keys_file", Message: err.Error(), Fix: "mend the file"}})...)
-	}
+	faults = append(faults, fileFaults(loaded)...)
 	c, more := catalog.New(catalog.Definitions{Tools: loaded.Tools, Resources: loaded.Resources, Prompts: loaded.Prompts,
 		Toolsets: loaded.Toolsets}, deps)
 	faults = append(faults, loaded.Locate(more)...)
-	if c != nil && connect && len(faults) == 0 {
+	if connect {
+		down := unreachable(ctx, deps.Sources)
+		for name, err := range down {
+			faults = append(faults, faultAt(loaded, conf.Key("sources", name), err, "see that the database is up and the address right")...)
+		}
 		limited, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
-		faults = append(faults, loaded.Locate(c.Check(limited))...)
+		faults = append(faults, loaded.Locate(c.Check(limited, down))...)
 	}
 	return faults.Sorted(), nil
+}
+
+// unreachable asks the sources side by side whether they answer, and gives the errors of those that do not.
+func unreachable(ctx context.Context, sources map[string]catalog.Source) map[string]error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	down := map[string]error{}
+	var mu sync.Mutex // guards down
+	var wg sync.WaitGroup
+	for name, s := range sources {
+		if s.Source == nil {
+			continue
+		}
+		wg.Go(func() {
+			if err := s.Ping(ctx); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				down[name] = err
+			}
+		})
+	}
+	wg.Wait()
+	return down
 }

@@ -10,6 +10,7 @@ import (
 
 	"millrace/internal/cache"
 	"millrace/internal/catalog"
+	"millrace/internal/conf"
 	"millrace/internal/config"
 	"millrace/internal/identity"
 	"millrace/internal/mcp"
@@ -27,8 +28,9 @@ type generation struct {
 	loaded  *config.Loaded
 	sources []*source
 	targets []string // names with metrics of their own
-	// described tells that the columns of every statement were known when the generation was built.
+	// What the databases said when it was built: that they accept every statement, and which ones they refuse.
 	described bool
+	refused   conf.Faults
 
 	// users is one for being current, and one for each request at work. At zero it is retired, for good.
 	users  atomic.Int64

@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"millrace/internal/conf"
 	"millrace/internal/config"
-	"millrace/internal/identity"
 	"millrace/internal/mcp"
 )
 
@@ -46,7 +46,7 @@ func (a *App) reload() (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	keys, err := identity.New(loaded.Auth)
+	keys, err := keyring(loaded)
 	if err != nil {
 		return false, err
 	}
@@ -103,7 +103,7 @@ const (
 // watchSources looks after the sources of a generation while it is current: whether they answer, and what the columns
 // of its statements are where that could not be found out yet.
 func (a *App) watchSources(g *generation) {
-	described := g.described
+	complete := g.described
 	t := time.NewTicker(pingEvery)
 	defer t.Stop()
 	for {
@@ -115,11 +115,13 @@ func (a *App) watchSources(g *generation) {
 			wg.Go(func() { a.ping(s) })
 		}
 		wg.Wait()
-		if !described {
+		if !complete {
 			before := g.Signatures()
 			ctx, cancel := context.WithTimeout(a.ctx, pingLimit)
-			_, described = g.Describe(ctx)
+			var refused conf.Faults
+			complete, refused = g.Describe(ctx)
 			cancel()
+			a.tellRefused(g, refused)
 			if a.current.Load() == g {
 				a.announce(before, g)
 			}
@@ -130,6 +132,13 @@ func (a *App) watchSources(g *generation) {
 		case <-a.ctx.Done():
 			return
 		}
+	}
+}
+
+// tellRefused logs the statements of g that their databases do not take: all else is served.
+func (a *App) tellRefused(g *generation, refused conf.Faults) {
+	for _, f := range g.loaded.Locate(refused) {
+		a.log.Error("a database refuses a statement: what needs it fails until one of the two is mended", "error", f.Error())
 	}
 }
 

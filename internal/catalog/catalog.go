@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"millrace/internal/conf"
 	"millrace/internal/mcp"
 )
 
@@ -27,6 +26,8 @@ type Catalog struct {
 	fixed     map[string]*resource
 	templates []*resource
 	prompts   map[string]*prompt
+
+	statements []*statement
 
 	listPolicy mcp.Policy
 	listMeters [mcp.MethodCount]mcp.Meter
@@ -179,31 +180,6 @@ func (c *Catalog) resolveCompletion(v *view, req *mcp.Request, call *mcp.Call) e
 	return nil
 }
 
-// Describe asks the databases for the columns of the tools that have no output schema of their own, and tells whether
-// a list has changed by it. It may be called again: what is known is not asked for twice.
-func (c *Catalog) Describe(ctx context.Context) (changed, complete bool) {
-	complete = true
-	for _, t := range c.tools {
-		if t.Output != nil || t.described.Load() {
-			continue
-		}
-		columns, err := t.query.Describe(ctx)
-		if err != nil {
-			complete = false
-			continue
-		}
-		line, err := t.line(columns, true)
-		if err != nil {
-			complete = false
-			continue
-		}
-		t.listed.Store(&line)
-		t.described.Store(true)
-		changed = true
-	}
-	return changed, complete
-}
-
 // Signatures gives what tells the lists of tools, prompts and resources from those of another catalog.
 func (c *Catalog) Signatures() (out [3]string) {
 	var tools, prompts, resources []string
@@ -230,18 +206,6 @@ func (c *Catalog) Signatures() (out [3]string) {
 		out[i] = string(sum[:])
 	}
 	return out
-}
-
-// Check asks the databases about every statement, and gives what they refuse.
-func (c *Catalog) Check(ctx context.Context) conf.Faults {
-	var faults conf.Faults
-	for i, t := range c.tools {
-		if _, err := t.query.Describe(ctx); err != nil {
-			faults = append(faults, conf.Fault{Path: c.tools[i].path, Message: err.Error(),
-				Fix: "see that the database is up and the statement fits its tables"})
-		}
-	}
-	return faults
 }
 
 // lists makes the handlers of a view's lists.

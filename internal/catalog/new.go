@@ -47,15 +47,16 @@ var (
 )
 
 type builder struct {
-	deps   Deps
-	faults conf.Faults
+	deps       Deps
+	faults     conf.Faults
+	statements []*statement // those that compiled
 }
 
 func (b *builder) fault(path, message, fix string) {
 	b.faults = append(b.faults, conf.Fault{Path: path, Message: message, Fix: fix})
 }
 
-// New compiles the definitions. It connects to nothing. On faults the catalog is nil.
+// New compiles the definitions. It connects to nothing. After faults the catalog is good for Check alone.
 func New(d Definitions, deps Deps) (*Catalog, conf.Faults) {
 	b := &builder{deps: deps}
 	c := &Catalog{
@@ -122,8 +123,9 @@ func New(d Definitions, deps Deps) (*Catalog, conf.Faults) {
 		c.views[name] = v
 		c.lists(v, tools, nil)
 	}
+	c.statements = b.statements
 	if len(b.faults) > 0 {
-		return nil, b.faults
+		return c, b.faults
 	}
 	c.lists(all, c.tools, resources)
 	return c, nil
@@ -137,8 +139,11 @@ func (b *builder) compile(path, source string, spec sqldb.Spec) sqldb.Query {
 	}
 	src, ok := b.deps.Sources[source]
 	if !ok {
-		known := slices.Sorted(maps.Keys(b.deps.Sources))
-		b.fault(path+".source", fmt.Sprintf("there is no source %q", source), "name one of sources: "+strings.Join(known, ", "))
+		fix := "add it to sources"
+		if known := slices.Sorted(maps.Keys(b.deps.Sources)); len(known) > 0 {
+			fix = "name one of sources: " + strings.Join(known, ", ")
+		}
+		b.fault(path+".source", fmt.Sprintf("there is no source %q", source), fix)
 		return nil
 	}
 	if src.Source == nil {
@@ -155,6 +160,8 @@ func (b *builder) compile(path, source string, spec sqldb.Spec) sqldb.Query {
 		}
 	} else if err != nil {
 		b.fault(path+".statement", err.Error(), "mend the statement")
+	} else {
+		b.statements = append(b.statements, &statement{path: path + ".statement", source: source, query: q})
 	}
 	return q
 }
@@ -227,6 +234,9 @@ func (b *builder) tool(path string, d Tool) *tool {
 	}
 	t.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: specParams(t.table), Mode: mode,
 		MaxRows: d.MaxRows, MaxBytes: int(d.MaxBytes), Timeout: d.Timeout.Std()})
+	if t.query != nil {
+		b.statements[len(b.statements)-1].tool = t
+	}
 	t.version = b.version(path, d, d.Source)
 	line, err := t.line(nil, false)
 	if err != nil {

@@ -25,11 +25,10 @@ type tool struct {
 	meter   mcp.Meter
 	invoke  mcp.Handler
 	// listed is the tool's line in lists; it is written again when the statement's columns become known.
-	listed    atomic.Pointer[[]byte]
-	described atomic.Bool
-	path      string // in the file
-	updates   []update
-	publish   func(...mcp.Event)
+	listed  atomic.Pointer[[]byte]
+	path    string // in the file
+	updates []update
+	publish func(...mcp.Event)
 }
 
 // scratch holds the rows of one run until their result is assembled at its exact size.

@@ -82,14 +82,14 @@ type Keyring struct {
 func (r *Keyring) Hash() [sha256.Size]byte { return r.hash }
 
 // New reads the keys of cfg, which has been validated, and of its keys_file. Where a file is named there is a key, or an
-// error.
+// error: faults of that file, or one at auth.keys_file.
 func New(cfg Config) (*Keyring, error) {
 	keys := slices.Clone(cfg.Keys)
 	var content []byte
 	if cfg.KeysFile != "" {
 		data, err := os.ReadFile(cfg.KeysFile)
 		if err != nil {
-			return nil, fmt.Errorf("auth.keys_file: %w", err)
+			return nil, conf.Faults{{Path: "auth.keys_file", Message: err.Error(), Fix: "name a file that this user may read"}}
 		}
 		doc, faults := conf.Parse(cfg.KeysFile, data, os.LookupEnv)
 		if len(faults) > 0 {
@@ -117,8 +117,8 @@ func New(cfg Config) (*Keyring, error) {
 	r := &Keyring{principals: make(map[[sha256.Size]byte]*mcp.Principal, len(keys)), hash: sha256.Sum256(content)}
 	for _, k := range keys {
 		hash, err := hex.DecodeString(k.SHA256)
-		if err != nil {
-			return nil, fmt.Errorf("auth.keys: %q: %w", k.Name, err)
+		if err != nil || len(hash) != sha256.Size {
+			return nil, fmt.Errorf("auth.keys: the sha256 of %q is none", k.Name)
 		}
 		r.principals[[sha256.Size]byte(hash)] = mcp.NewPrincipal(k.Tenant, k.Name, k.Scopes)
 	}
