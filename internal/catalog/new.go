@@ -228,8 +228,10 @@ func (b *builder) tool(path string, d Tool) *tool {
 		t.invoke = t.askFirst
 	}
 	if d.Output != nil {
-		if _, ok := d.Output.(map[string]any); !ok {
-			b.fault(path+".output", "is no JSON Schema", "write an object with type: object")
+		if s, err := compileSchema(d.Output); err != nil {
+			b.fault(path+".output", err.Error(), "write a JSON Schema (draft 2020-12) with type: object")
+		} else if s.Schema().Type != "object" {
+			b.fault(path+".output", "is no schema of an object, which a structured result always is", "write type: object")
 		}
 	}
 	t.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: specParams(t.table), Mode: mode,

@@ -97,16 +97,22 @@ func compileTable(path string, list []Parameter) (*table, conf.Faults) {
 			headers[p.header] = true
 		}
 		if c.Type == "array" || c.Type == "object" {
-			if err := p.compileNested(); err != nil {
+			var err error
+			if p.nested, err = compileSchema(p.schema()); err != nil {
+				p.nested = nil
 				fault(at, err.Error(), "write a JSON Schema (draft 2020-12)")
 			}
 		}
 		for j, v := range c.Enum {
 			value, err := p.literal(v)
-			if err != nil {
-				fault(fmt.Sprintf("%s.enum[%d]", at, j), err.problem, "give a value of type "+c.Type)
-			}
+			fix := "give a value of type " + c.Type
 			p.enum = append(p.enum, value)
+			if err == nil && (p.nested != nil || value.Kind != mcp.KindJSON) { // else its schema's fault has been told
+				err, fix = p.check(value), "remove it, or mend the bounds: no call could use it"
+			}
+			if err != nil {
+				fault(fmt.Sprintf("%s.enum[%d]", at, j), err.problem, fix)
+			}
 		}
 		if c.Default != nil {
 			value, err := p.literal(c.Default)
@@ -131,19 +137,6 @@ var (
 	kinds         = map[string]mcp.Kind{"string": mcp.KindText, "integer": mcp.KindInt, "number": mcp.KindFloat,
 		"boolean": mcp.KindBool, "array": mcp.KindJSON, "object": mcp.KindJSON}
 )
-
-func (p *parameter) compileNested() error {
-	data, err := json.Marshal(p.schema())
-	if err != nil {
-		return err
-	}
-	var s jsonschema.Schema
-	if err := json.Unmarshal(data, &s); err != nil {
-		return err
-	}
-	p.nested, err = s.Resolve(nil)
-	return err
-}
 
 // schema gives the parameter's JSON Schema as a tree for encoding/json.
 func (p *parameter) schema() map[string]any {
