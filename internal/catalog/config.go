@@ -12,11 +12,11 @@ import (
 
 // Tool is one entry of `tools:`.
 type Tool struct {
-	Name          string        `yaml:"name" desc:"What clients call: letters, digits, '_', '-' and '.', at most 128."`
+	Name          string        `yaml:"name" required:"true" desc:"What clients call: letters, digits, '_', '-' and '.', at most 128."`
 	Title         string        `yaml:"title" desc:"A name for people."`
-	Source        string        `yaml:"source" desc:"One of sources: where the statement runs."`
-	Description   string        `yaml:"description" desc:"What the tool does and when to use it; agents choose by it."`
-	Statement     string        `yaml:"statement" expand:"none" desc:"One SQL statement with named parameters (:name). They are bound, never spliced into the text."`
+	Source        string        `yaml:"source" required:"true" desc:"One of sources: where the statement runs."`
+	Description   string        `yaml:"description" required:"true" desc:"What the tool does and when to use it; agents choose by it."`
+	Statement     string        `yaml:"statement" required:"true" expand:"none" desc:"One SQL statement with named parameters (:name). They are bound, never spliced into the text."`
 	Parameters    []Parameter   `yaml:"parameters" desc:"The arguments of the tool, each used in the statement."`
 	Annotations   Annotations   `yaml:"annotations" desc:"Hints for clients. readOnlyHint: true makes the tool read-only, and that is enforced; without it the tool is a write."`
 	Cache         *CachePolicy  `yaml:"cache" desc:"Serve results from the cache; read-only tools only. cache: {} takes the defaults."`
@@ -54,8 +54,8 @@ func (c *CachePolicy) SetDefaults() { c.Scope = "private" }
 
 // Parameter is one argument of a tool.
 type Parameter struct {
-	Name        string   `yaml:"name" desc:"Its name in calls and, as :name, in the statement."`
-	Type        string   `yaml:"type" enum:"string,integer,number,boolean,array,object" desc:"Its JSON type. Integers are exact in 64 bits."`
+	Name        string   `yaml:"name" required:"true" desc:"Its name in calls and, as :name, in the statement."`
+	Type        string   `yaml:"type" required:"true" enum:"string,integer,number,boolean,array,object" desc:"Its JSON type. Integers are exact in 64 bits."`
 	Description string   `yaml:"description" desc:"What it means; agents fill it in by this."`
 	Required    bool     `yaml:"required" desc:"Calls without it are refused. An optional one without a default is NULL when absent."`
 	Default     any      `yaml:"default" desc:"Its value when absent."`
@@ -74,12 +74,12 @@ type Parameter struct {
 type Resource struct {
 	URI           string        `yaml:"uri" desc:"The address of one resource. Excludes uriTemplate."`
 	URITemplate   string        `yaml:"uriTemplate" desc:"Addresses with {variables}, each a part without '/' (RFC 6570, level 1). Each is a parameter of the statement."`
-	Name          string        `yaml:"name" desc:"A short name."`
+	Name          string        `yaml:"name" required:"true" desc:"A short name."`
 	Title         string        `yaml:"title" desc:"A name for people."`
 	Description   string        `yaml:"description" desc:"What it holds."`
 	MimeType      string        `yaml:"mimeType" desc:"The type of its content; rows are application/json."`
-	Source        string        `yaml:"source" desc:"One of sources: where the statement runs."`
-	Statement     string        `yaml:"statement" expand:"none" desc:"One reading SQL statement; the template's variables are its parameters. From a template, no row means not found."`
+	Source        string        `yaml:"source" required:"true" desc:"One of sources: where the statement runs."`
+	Statement     string        `yaml:"statement" required:"true" expand:"none" desc:"One reading SQL statement; the template's variables are its parameters. From a template, no row means not found."`
 	Parameters    []Parameter   `yaml:"parameters" desc:"Types and bounds of the template's variables; a string where absent."`
 	Cache         *CachePolicy  `yaml:"cache" desc:"Serve it from the cache, and let clients keep it as long."`
 	Timeout       conf.Duration `yaml:"timeout" desc:"How long a read may take."`
@@ -95,17 +95,17 @@ func (r *Resource) SetDefaults() {
 
 // Prompt is one entry of `prompts:`.
 type Prompt struct {
-	Name          string           `yaml:"name" desc:"What clients ask for."`
+	Name          string           `yaml:"name" required:"true" desc:"What clients ask for."`
 	Title         string           `yaml:"title" desc:"A name for people."`
 	Description   string           `yaml:"description" desc:"What the prompt is for."`
 	Arguments     []PromptArgument `yaml:"arguments" desc:"What stands in for {name} in the messages."`
-	Messages      []PromptMessage  `yaml:"messages" desc:"The messages, in order."`
+	Messages      []PromptMessage  `yaml:"messages" required:"true" desc:"The messages, in order."`
 	RequireScopes []string         `yaml:"require_scopes" desc:"Callers without all of these do not see the prompt."`
 }
 
 // PromptArgument is one argument of a prompt. All are strings.
 type PromptArgument struct {
-	Name        string    `yaml:"name" desc:"Its name; {name} in a message stands for its value."`
+	Name        string    `yaml:"name" required:"true" desc:"Its name; {name} in a message stands for its value."`
 	Description string    `yaml:"description" desc:"What it means."`
 	Required    bool      `yaml:"required" desc:"Requests without it are refused."`
 	Complete    *Complete `yaml:"complete" desc:"Where suggestions come from while the user types."`
@@ -120,6 +120,6 @@ type Complete struct {
 
 // PromptMessage is one message of a prompt.
 type PromptMessage struct {
-	Role string `yaml:"role" enum:"user,assistant" desc:"Who speaks."`
+	Role string `yaml:"role" required:"true" enum:"user,assistant" desc:"Who speaks."`
 	Text string `yaml:"text" expand:"none" desc:"What is said; {name} stands for an argument."`
 }

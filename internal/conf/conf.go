@@ -21,6 +21,7 @@
 //     struct field into its parent
 //   - desc:"…" is the description in the schema
 //   - enum:"a,b" lists the allowed strings; of a slice or map, those of its elements
+//   - required:"true" lists the key as required in the schema; that it is there is for the Config's Validate to see
 //   - expand:"none" leaves ${…} alone in that field and in all below it
 //
 // # Variables

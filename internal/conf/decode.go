@@ -180,11 +180,12 @@ func (d *decoder) list(n *node, v reflect.Value, path string, r rules) {
 
 // field is one configurable field of a struct.
 type field struct {
-	name    string
-	index   []int
-	desc    string
-	enum    []string
-	literal bool
+	name     string
+	index    []int
+	desc     string
+	enum     []string
+	literal  bool
+	required bool
 }
 
 // fieldsOf lists the configurable fields of t in the order of the source.
@@ -202,7 +203,7 @@ func fieldsOf(t reflect.Type, index []int) []field {
 			out = append(out, fieldsOf(f.Type, at)...)
 			continue
 		}
-		x := field{name: name, index: at, desc: f.Tag.Get("desc"), literal: f.Tag.Get("expand") == "none"}
+		x := field{name: name, index: at, desc: f.Tag.Get("desc"), literal: f.Tag.Get("expand") == "none", required: f.Tag.Get("required") == "true"}
 		if e := f.Tag.Get("enum"); e != "" {
 			x.enum = strings.Split(e, ",")
 		}

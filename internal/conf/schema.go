@@ -109,6 +109,9 @@ func (s *schemer) structure(v reflect.Value, r rules, desc string) *jsonschema.S
 	for _, f := range fieldsOf(t, nil) {
 		out.Properties[f.name] = s.value(v.FieldByIndex(f.index), rules{r.literal || f.literal, f.enum}, f.desc)
 		out.PropertyOrder = append(out.PropertyOrder, f.name)
+		if f.required {
+			out.Required = append(out.Required, f.name)
+		}
 	}
 	if s.recursive[t] { // its defaults are those of where it was met first
 		s.defs[t.Name()] = out

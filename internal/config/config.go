@@ -27,7 +27,7 @@ import (
 
 // Config is the whole file.
 type Config struct {
-	Version   int                     `yaml:"version" desc:"The version of this format: 1."`
+	Version   int                     `yaml:"version" required:"true" desc:"The version of this format: 1."`
 	Listen    front.Config            `yaml:"listen" desc:"Where clients reach the server: MCP at /mcp, toolsets at /mcp/NAME. Changes need a restart."`
 	Admin     admin.Config            `yaml:"admin" desc:"The listener for operators: health, metrics, profiles. Changes need a restart."`
 	Probes    admin.ProbesConfig      `yaml:"probes" desc:"A listener for kubelets and scrapers. Changes need a restart."`

@@ -25,8 +25,8 @@ type Config struct {
 
 // Key is one API key.
 type Key struct {
-	Name   string   `yaml:"name" desc:"Who holds the key: the subject of its calls."`
-	SHA256 string   `yaml:"sha256" desc:"SHA-256 of the key in hexadecimal: printf %s \"$KEY\" | sha256sum. Make keys at random, of 128 bits or more."`
+	Name   string   `yaml:"name" required:"true" desc:"Who holds the key: the subject of its calls."`
+	SHA256 string   `yaml:"sha256" required:"true" desc:"SHA-256 of the key in hexadecimal: printf %s \"$KEY\" | sha256sum. Make keys at random, of 128 bits or more."`
 	Tenant string   `yaml:"tenant" desc:"The tenant on whose behalf the holder calls."`
 	Scopes []string `yaml:"scopes" desc:"What the holder may do; tools name the scopes that they require."`
 }

@@ -1,0 +1,111 @@
+package app
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/jsonschema-go/jsonschema"
+
+	"millrace/internal/conf"
+	"millrace/internal/config"
+)
+
+// TestRequiredKeys takes every line of a file that holds all required keys away: an editor, by the schema, and check must
+// both miss it. "needed" ends the lines of those keys.
+func TestRequiredKeys(t *testing.T) {
+	t.Parallel()
+	data, err := config.Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s jsonschema.Schema
+	if err := json.Unmarshal(data, &s); err != nil {
+		t.Fatal(err)
+	}
+	schema, err := s.Resolve(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const full = `version: 1 # needed
+auth:
+  keys:
+    - tenant: t
+      name: k # needed
+      sha256: 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b # needed
+sources: {db: {sqlite: {path: x.db}}}
+tools:
+  - title: T
+    name: t # needed
+    source: db # needed
+    description: d # needed
+    statement: SELECT :p # needed
+    parameters:
+      - description: p
+        name: p # needed
+        type: string # needed
+resources:
+  - uri: "r://all"
+    name: r # needed
+    source: db # needed
+    statement: SELECT 1 # needed
+prompts:
+  - title: P
+    name: p # needed
+    messages: [{role: user}] # needed
+    arguments:
+      - description: a
+        name: a # needed
+  - name: q
+    messages:
+      - text: hello
+        role: user # needed
+`
+	file := filepath.Join(t.TempDir(), "m.yaml")
+	judge := func(text string) (bySchema error, byCheck conf.Faults) {
+		writeFile(t, file, text)
+		byCheck, err := Check(t.Context(), file, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		doc, faults := conf.Parse("m.yaml", []byte("x:\n  "+strings.ReplaceAll(text, "\n", "\n  ")), nil)
+		var plain struct {
+			X any `yaml:"x" expand:"none"`
+		}
+		if faults = append(faults, doc.Decode(&plain)...); len(faults) > 0 {
+			t.Fatal(faults)
+		}
+		return schema.Validate(plain.X), byCheck
+	}
+	if bySchema, byCheck := judge(full); bySchema != nil || len(byCheck) > 0 {
+		t.Fatalf("the whole file: %v, %v", bySchema, byCheck)
+	}
+	lines, needed := strings.Split(full, "\n"), 0
+	for i, line := range lines {
+		if !strings.HasSuffix(line, "# needed") {
+			continue
+		}
+		needed++
+		bySchema, byCheck := judge(strings.Join(append(append([]string{}, lines[:i]...), lines[i+1:]...), "\n"))
+		if bySchema == nil || len(byCheck) == 0 {
+			t.Errorf("without %q: the schema says %v, check %v", strings.TrimSpace(line), bySchema, byCheck)
+		}
+	}
+	if listed := strings.Count(fmt.Sprint(requiredOf(&s)), " ") + 1; listed != needed+2 { // parameters stand in tools and in resources
+		t.Errorf("the schema requires %d keys, and the file has %d: %v", listed, needed, requiredOf(&s))
+	}
+}
+
+// requiredOf gives the required keys of a schema and of all below it.
+func requiredOf(s *jsonschema.Schema) (keys []string) {
+	if s == nil {
+		return nil
+	}
+	keys = append(keys, s.Required...)
+	for _, p := range s.Properties {
+		keys = append(keys, requiredOf(p)...)
+	}
+	return append(append(keys, requiredOf(s.Items)...), requiredOf(s.AdditionalProperties)...)
+}
