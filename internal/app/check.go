@@ -41,6 +41,9 @@ func Check(ctx context.Context, file string, connect bool) (conf.Faults, error) 
 		defer db.Close()
 		deps.Sources[name] = catalog.Source{Source: db}
 	}
+	if loaded.Unread("sources") {
+		deps.Sources = nil
+	}
 	faults = append(faults, fileFaults(loaded)...)
 	c, more := catalog.New(catalog.Definitions{Tools: loaded.Tools, Resources: loaded.Resources, Prompts: loaded.Prompts,
 		Toolsets: loaded.Toolsets}, deps)

@@ -64,7 +64,7 @@ prompts:
         role: user # needed
 `
 	file := filepath.Join(t.TempDir(), "m.yaml")
-	judge := func(text string) (bySchema error, byCheck conf.Faults) {
+	judge := func(text string) (byCheck conf.Faults, bySchema error) {
 		writeFile(t, file, text)
 		byCheck, err := Check(t.Context(), file, false)
 		if err != nil {
@@ -77,9 +77,9 @@ prompts:
 		if faults = append(faults, doc.Decode(&plain)...); len(faults) > 0 {
 			t.Fatal(faults)
 		}
-		return schema.Validate(plain.X), byCheck
+		return byCheck, schema.Validate(plain.X)
 	}
-	if bySchema, byCheck := judge(full); bySchema != nil || len(byCheck) > 0 {
+	if byCheck, bySchema := judge(full); bySchema != nil || len(byCheck) > 0 {
 		t.Fatalf("the whole file: %v, %v", bySchema, byCheck)
 	}
 	lines, needed := strings.Split(full, "\n"), 0
@@ -88,7 +88,7 @@ prompts:
 			continue
 		}
 		needed++
-		bySchema, byCheck := judge(strings.Join(append(append([]string{}, lines[:i]...), lines[i+1:]...), "\n"))
+		byCheck, bySchema := judge(strings.Join(append(append([]string{}, lines[:i]...), lines[i+1:]...), "\n"))
 		if bySchema == nil || len(byCheck) == 0 {
 			t.Errorf("without %q: the schema says %v, check %v", strings.TrimSpace(line), bySchema, byCheck)
 		}

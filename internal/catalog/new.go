@@ -33,8 +33,8 @@ type Source struct {
 
 // Deps is what a catalog stands on.
 type Deps struct {
-	Sources map[string]Source
-	TTL     conf.Duration // of cached results where a tool gives none
+	Sources map[string]Source // nil where it is not known which there are: nothing is said of them then
+	TTL     conf.Duration     // of cached results where a tool gives none
 	// Meter gives the counters of one target; name is "" for a method as a whole.
 	Meter func(method mcp.Method, name string) mcp.Meter
 	// Publish tells clients that wait for events what happened.
@@ -138,6 +138,9 @@ func (b *builder) compile(path, source string, spec sqldb.Spec) sqldb.Query {
 		return nil
 	}
 	src, ok := b.deps.Sources[source]
+	if !ok && b.deps.Sources == nil {
+		return nil
+	}
 	if !ok {
 		fix := "add it to sources"
 		if known := slices.Sorted(maps.Keys(b.deps.Sources)); len(known) > 0 {

@@ -61,6 +61,9 @@ func (l *Loaded) Locate(faults conf.Faults) conf.Faults {
 	return l.doc.Locate(slices.DeleteFunc(faults, func(f conf.Fault) bool { return f.Path != "" && l.told[f.Path] }))
 }
 
+// Unread tells that there is something at path that could not be read.
+func (l *Loaded) Unread(path string) bool { return l.told[path] }
+
 // Load reads the file's bytes. lookup gives the environment. The faults are all that can be found without the catalog.
 func Load(file string, data []byte, lookup func(string) (string, bool)) (*Loaded, conf.Faults) {
 	doc, faults := conf.Parse(file, data, lookup)
