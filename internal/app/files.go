@@ -71,7 +71,7 @@ func listenFault(loaded *config.Loaded, key, flag, given, address string, err er
 	if flag != "" {
 		elsewhere += " with " + flag
 	}
-	message, fix := fmt.Errorf("cannot listen on %s: %w", address, network.Err), elsewhere+" of this machine, with a port that this user may take"
+	message, fix := fmt.Errorf("cannot listen on %s: %w", address, network.Err), elsewhere+": one of this machine, with a port that this user may take"
 	if errors.Is(err, syscall.EADDRINUSE) {
 		fix = "see which program has the port (ss -ltnp) and stop it, or " + elsewhere
 	}
