@@ -25,6 +25,7 @@ type commands struct {
 	Serve   serveCmd   `cmd:"" help:"Serve a configuration, or without one the demo."`
 	Call    callCmd    `cmd:"" help:"Call a tool of a running server."`
 	Check   checkCmd   `cmd:"" help:"Report every fault of a configuration."`
+	Load    loadCmd    `cmd:"" help:"Measure an MCP server under load."`
 	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of the configuration, for editors."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }

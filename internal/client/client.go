@@ -6,6 +6,7 @@
 package client
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -29,6 +30,8 @@ type Config struct {
 	Revision mcp.Revision
 	// TLS is for https; nil for the system's authorities.
 	TLS *tls.Config
+	// Dial opens connections in place of the network's own way; nil for that.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// HTTP2 speaks HTTP/2, in clear text with prior knowledge.
 	HTTP2 bool
 	// NoKeepAlive opens a connection for each request.
@@ -97,6 +100,9 @@ func newTarget(cfg Config) (*target, error) {
 func (t *target) defaults() {
 	if t.MaxBytes == 0 {
 		t.MaxBytes = defaultMaxBytes
+	}
+	if t.Dial == nil {
+		t.Dial = new(net.Dialer).DialContext
 	}
 	if t.Timeout == 0 {
 		t.Timeout = defaultTimeout

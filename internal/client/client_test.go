@@ -384,6 +384,29 @@ func TestCallsEnd(t *testing.T) {
 	}
 }
 
+// Close ends the calls that are under way.
+func TestCloseEndsCalls(t *testing.T) {
+	t.Parallel()
+	arrived, silent := make(chan struct{}), make(chan struct{})
+	defer close(silent)
+	srv := raw(t, func(int, string) (string, bool) {
+		close(arrived)
+		<-silent
+		return "", false
+	})
+	s := srv.session(t)
+	go func() {
+		<-arrived
+		s.Close()
+	}()
+	if err := s.Call(context.Background(), &Call{Method: "ping"}, new(Answer)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the call gave %v", err)
+	}
+	if err := s.Call(context.Background(), &Call{Method: "ping"}, new(Answer)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a call after Close gave %v", err)
+	}
+}
+
 // A notification that the server does not take ends with its context.
 func TestNotifyEnds(t *testing.T) {
 	t.Parallel()

@@ -18,7 +18,7 @@ func (t *target) http() *http.Client {
 	protocols.SetHTTP1(!t.HTTP2)
 	protocols.SetHTTP2(t.HTTP2)
 	protocols.SetUnencryptedHTTP2(t.HTTP2)
-	transport := &http.Transport{Protocols: protocols, DisableCompression: true, DisableKeepAlives: t.NoKeepAlive,
+	transport := &http.Transport{Protocols: protocols, DialContext: t.Dial, DisableCompression: true, DisableKeepAlives: t.NoKeepAlive,
 		MaxResponseHeaderBytes: maxHead, TLSClientConfig: t.TLS.Clone(), IdleConnTimeout: 90 * time.Second,
 		HTTP2: &http.HTTP2Config{StrictMaxConcurrentRequests: false}}
 	return &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {

@@ -21,6 +21,7 @@ const maxHead = 64 << 10
 // answer one read here: net/http's transport has two goroutines for each connection and costs more than the rest together.
 type wire struct {
 	t    *target
+	of   *wires // whose it is; nil for a connection of its own
 	conn net.Conn
 	r    *bufio.Reader
 	out  []byte
@@ -45,8 +46,7 @@ type head struct {
 func dialWire(ctx context.Context, t *target) (*wire, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", t.address)
+	conn, err := t.Dial(ctx, "tcp", t.address)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,12 @@ func dialWire(ctx context.Context, t *target) (*wire, error) {
 	return &wire{t: t, conn: conn, r: bufio.NewReaderSize(conn, 16<<10)}, nil
 }
 
-func (w *wire) close() { w.conn.Close() }
+func (w *wire) close() {
+	w.conn.Close()
+	if w.of != nil {
+		w.of.forget(w)
+	}
+}
 
 // send writes a POST with its body. extra is encoded header lines.
 func (w *wire) send(prefix, extra, body []byte) error {

@@ -76,6 +76,18 @@ func (t *target) info() []byte {
 	return append(mcp.AppendText(append(out, `,"version":`...), version), '}')
 }
 
+// ServerInfo reads how a server calls itself from a result of initialize, or from one of the stateless revision's; empty
+// texts where it is not there.
+func ServerInfo(result []byte) (name, version string) {
+	info := mcp.Member(result, "serverInfo")
+	if info == nil {
+		info = mcp.Member(mcp.Member(result, "_meta"), "io.modelcontextprotocol/serverInfo")
+	}
+	n, _ := mcp.Text(mcp.Member(info, "name"))
+	v, _ := mcp.Text(mcp.Member(info, "version"))
+	return clip(n), clip(v)
+}
+
 // refusal says that the server does not speak what was tried.
 type refusal struct{ error }
 
@@ -96,6 +108,7 @@ func discover(ctx context.Context, t *target) (*Session, error) {
 	case a.Error != nil:
 		err = refusal{a.Error}
 	case supportsModern(a.Result):
+		s.serverName, s.serverVersion = ServerInfo(a.Result)
 		return s, nil
 	default:
 		err = refusal{errors.New("the server does not support revision " + mcp.Modern.String())}
@@ -138,6 +151,7 @@ func (s *Session) greet(ctx context.Context, rev mcp.Revision) error {
 		}
 	}
 	s.id = a.sessionID
+	s.serverName, s.serverVersion = ServerInfo(a.Result)
 	s.speak(got)
 	if err := s.Notify(ctx, &Call{Method: "notifications/initialized"}); err != nil {
 		return fmt.Errorf("notifications/initialized: %w", err)
@@ -294,6 +308,7 @@ func (s *Session) probe(ctx context.Context) mcp.Revision {
 	defer cancel()
 	var a Answer
 	if s.Call(ctx, &Call{Method: "server/discover"}, &a) == nil && a.Error == nil && supportsModern(a.Result) {
+		s.serverName, s.serverVersion = ServerInfo(a.Result)
 		return mcp.Modern
 	}
 	return mcp.LatestLegacy

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"net"
 	"sync"
 	"time"
 )
@@ -19,6 +20,7 @@ type wires struct {
 
 	mu     sync.Mutex // guards what follows
 	idle   []*wire    // the one used last is the last
+	open   map[*wire]struct{}
 	closed bool
 }
 
@@ -29,7 +31,7 @@ func (p *wires) take(ctx context.Context) (*wire, error) {
 		n := len(p.idle)
 		if n == 0 || p.closed {
 			p.mu.Unlock()
-			return dialWire(ctx, p.t)
+			return p.dial(ctx)
 		}
 		w := p.idle[n-1]
 		p.idle[n-1] = nil
@@ -40,6 +42,36 @@ func (p *wires) take(ctx context.Context) (*wire, error) {
 		}
 		w.close()
 	}
+}
+
+// dial opens a connection, which close ends too.
+func (p *wires) dial(ctx context.Context) (*wire, error) {
+	w, err := dialWire(ctx, p.t)
+	if err != nil {
+		return nil, err
+	}
+	w.of = p
+	p.mu.Lock()
+	closed := p.closed
+	if !closed {
+		if p.open == nil {
+			p.open = map[*wire]struct{}{}
+		}
+		p.open[w] = struct{}{}
+	}
+	p.mu.Unlock()
+	if closed {
+		w.conn.Close()
+		return nil, net.ErrClosed
+	}
+	return w, nil
+}
+
+// forget takes a connection out that has been closed.
+func (p *wires) forget(w *wire) {
+	p.mu.Lock()
+	delete(p.open, w)
+	p.mu.Unlock()
 }
 
 // put takes a connection back whose response has been read to its end.
@@ -56,14 +88,14 @@ func (p *wires) put(w *wire) {
 	}
 }
 
-// close closes the idle connections; those in use are closed when they come back.
+// close closes all connections: what runs on them fails.
 func (p *wires) close() {
 	p.mu.Lock()
-	p.closed = true
-	idle := p.idle
-	p.idle = nil
+	p.closed, p.idle = true, nil
+	open := p.open
+	p.open = nil
 	p.mu.Unlock()
-	for _, w := range idle {
-		w.close()
+	for w := range open {
+		w.conn.Close()
 	}
 }

@@ -64,23 +64,29 @@ type Session struct {
 	wires  *wires
 	shared *http.Client // carries HTTP/2
 	duplex *duplex      // where one connection carries all: HTTP+SSE and stdio
+
+	serverName, serverVersion string // as initialize or server/discover said; set before the session is used
 }
 
 // Revision is what the session speaks.
 func (s *Session) Revision() mcp.Revision { return s.rev }
 
+// Server is what the server calls itself and its version; empty where it has not said so.
+func (s *Session) Server() (name, version string) { return s.serverName, s.serverVersion }
+
 // ID is the session id that the server gave, "" for none.
 func (s *Session) ID() string { return s.id }
 
-// Close ends the session: a legacy one is deleted at the server, within a second.
+// Close ends the session: a legacy one is deleted at the server, within a second. Calls that are under way fail, but for
+// those over HTTP/2, which only their context ends.
 func (s *Session) Close() {
 	if s.duplex != nil {
 		s.duplex.close()
 	}
+	s.wires.close()
 	if s.id != "" {
 		s.end()
 	}
-	s.wires.close()
 	if s.shared != nil {
 		s.shared.CloseIdleConnections()
 	}

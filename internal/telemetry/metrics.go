@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"maps"
+	"regexp"
 	"sync"
 	"time"
 
@@ -50,7 +51,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		levels:  map[string]func() (int64, int64){},
 		pools:   map[string]func() []Pool{},
 	}
-	reg.MustRegister(m.collector(), collectors.NewGoCollector(),
+	// Beside the collector's own: what is live after a collection is what tells a leak from garbage.
+	live := collectors.WithGoCollectorRuntimeMetrics(collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/gc/heap/live:bytes$`)})
+	reg.MustRegister(m.collector(), collectors.NewGoCollector(live),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
