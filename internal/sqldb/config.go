@@ -18,12 +18,12 @@ type Config struct {
 
 // SQLiteConfig says which file a source reads.
 type SQLiteConfig struct {
-	Path string `yaml:"path" desc:"The database file. It must exist: it is never created."`
+	Path string `yaml:"path" required:"true" desc:"The database file. It must exist: it is never created."`
 }
 
 // PostgresConfig says which server a source talks to.
 type PostgresConfig struct {
-	Primary conf.Secret `yaml:"primary" desc:"The connection URL of the primary, such as postgres://user:password@host/database. Take it from a variable."`
+	Primary conf.Secret `yaml:"primary" required:"true" desc:"The connection URL of the primary, such as postgres://user:password@host/database. Take it from a variable."`
 }
 
 // PoolConfig bounds a source's connections. A SQLite source has one more, for writes.

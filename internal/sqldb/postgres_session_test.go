@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"millrace/internal/conf"
 	"millrace/internal/mcp"
 )
 
@@ -203,7 +204,8 @@ func TestPostgresArgumentsAreLetGo(t *testing.T) {
 // A result's bounds hold at the server: what nobody will see is not made, and the connection stays.
 func TestPostgresBoundsAtTheServer(t *testing.T) {
 	t.Parallel()
-	s, _ := postgres(t, "", oneConnection)
+	patient := func(c *Config) { c.QueryTimeout = conf.Duration(time.Minute) } // so much text takes a busy machine long
+	s, _ := postgres(t, "", oneConnection, patient)
 	backend, _, err := pgRun(t, s, ReadOnly, "SELECT pg_backend_pid() AS pid")
 	if err != nil {
 		t.Fatal(err)
@@ -230,7 +232,7 @@ func TestPostgresBoundsAtTheServer(t *testing.T) {
 	if now, _, err := pgRun(t, s, ReadOnly, "SELECT pg_backend_pid() AS pid"); now != backend || err != nil {
 		t.Errorf("another connection: %s, %v; before %s", now, err, backend)
 	}
-	_, _, err = pgRun(t, s, ReadOnly, "SELECT repeat('x', 100000000) AS x")
+	_, _, err = pgRun(t, s, ReadOnly, "SELECT repeat('x', 70000000) AS x")
 	if err == nil || !strings.Contains(err.Error(), "larger than 64 MiB") {
 		t.Error(err)
 	}

@@ -217,12 +217,15 @@ func (s *scanner) dollar(start int) token {
 	}
 	if s.dialect == dialectSQLite {
 		if isWordStart(s.peek(1)) {
-			return s.bad(start, "$name is not a parameter here", "write :"+s.wordAt(start+1))
+			return s.bad(start, "$name is not a parameter here", asParameter(s.wordAt(start+1)))
 		}
 		return s.bad(start, "a $ stands alone", "remove it")
 	}
 	end := start + 1 + len(s.wordAt(start+1))
 	if end >= len(s.text) || s.text[end] != '$' {
+		if word := s.wordAt(start + 1); isWordStart(s.peek(1)) {
+			return s.bad(start, "$"+word+" is not a parameter here", asParameter(word))
+		}
 		return s.bad(start, "a $ opens no quoted text", "write $tag$ … $tag$, or name a parameter :name")
 	}
 	tag := s.text[start : end+1]
@@ -232,6 +235,10 @@ func (s *scanner) dollar(start int) token {
 	}
 	s.pos = end + 1 + i + len(tag)
 	return s.emit(tokenValue, start, true)
+}
+
+func asParameter(word string) string {
+	return "write :" + word + ", and add " + word + " to parameters"
 }
 
 // colon tells parameters from casts, named arguments (:=) and slices. In PostgreSQL's [ ], a colon after an operand

@@ -56,7 +56,7 @@ func TestParseRefuses(t *testing.T) {
 		{"SELECT ä, 'ß', ?", "column 16 of the statement: ? is a positional placeholder; name the parameter", both, ReadOnly},
 		{"SELECT * FROM t WHERE a = ? AND b = ?", "positional placeholder", lite, ReadOnly},
 		{"SELECT $1", "$1 is a positional placeholder", both, ReadOnly},
-		{"SELECT $name", "write :name", lite, ReadOnly},
+		{"SELECT $name", "$name is not a parameter here; write :name, and add name to parameters", both, ReadOnly},
 		{"SELECT @name", "write :name", lite, ReadOnly},
 		{"SELECT 'open", "never closed", both, ReadOnly},
 		{"SELECT /* open", "never closed", both, ReadOnly},
