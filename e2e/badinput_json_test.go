@@ -3,84 +3,95 @@ package e2e
 import (
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"testing"
 
 	"millrace/e2e/harness"
 )
 
-// TestBadJSON sends what is no request, in both eras: each gets 400 and a JSON-RPC error, whatever else is wrong with it.
+// TestBadJSON sends what is no request, in both eras: each gets 400 and a JSON-RPC error that says what is wrong. The
+// legacy messages are of a session that is open, and the same messages without their fault are answered, so that nothing
+// but the fault explains a refusal.
 func TestBadJSON(t *testing.T) {
 	t.Parallel()
 	s := harness.Shared(t)
+	session := harness.Initialize(t, s.URL, "2025-11-25", "{}")
 	list := harness.ModernBody("1", "tools/list", "")
 	call := func(arguments string) string {
 		return harness.ModernBody("1", "tools/call", `"name":"get_city","arguments":`+arguments)
 	}
-	parse, invalid, params := -32700, -32600, -32602
+	post := func(era, body string) harness.Answer {
+		t.Helper()
+		switch {
+		case era == "legacy":
+			return session.Post(t, strings.NewReplacer(","+harness.Meta, "", harness.Meta, "").Replace(body))
+		case strings.Contains(body, `"tools/call"`):
+			return harness.Post(t, s.URL, body, harness.ModernHeaders("tools/call", "get_city")...)
+		}
+		return harness.Post(t, s.URL, body, harness.ModernHeaders("tools/list", "")...)
+	}
+	eras := []string{"modern", "legacy"}
+	for _, good := range []string{list, call(fmt.Sprintf(`{"id":%d}`, harness.Berlin))} {
+		for _, era := range eras {
+			if a := post(era, good); a.Status != http.StatusOK || a.Field("result") == nil {
+				t.Fatalf("%s: a good message: %v", era, a)
+			}
+		}
+	}
+	const parse, invalid, params = -32700, -32600, -32602
 	tests := []struct {
 		name, body string
-		codes      []int
+		id         string // of the answer: null where that of the message cannot be known
+		code       int
+		says       string
 	}{
-		{"empty", "", []int{parse}},
-		{"blank", "  \n", []int{parse}},
-		{"word", "hello", []int{parse}},
-		{"open brace", "{", []int{parse}},
-		{"truncated", list[:len(list)-9], []int{parse}},
-		{"truncated in a string", list[:20], []int{parse}},
-		{"trailing bytes", list + "x", []int{parse}},
-		{"two requests", list + list, []int{parse}},
-		{"single quotes", strings.ReplaceAll(list, `"`, `'`), []int{parse}},
-		{"trailing comma", strings.TrimSuffix(list, "}") + ",}", []int{parse}},
-		{"comment", "/* */" + list, []int{parse}},
-		{"byte order mark", "\uFEFF" + list, []int{parse}},
-		{"leading zero", call(`{"id":01}`), []int{parse}},
-		{"NaN", call(`{"id":NaN}`), []int{parse}},
-		{"bad UTF-8", strings.Replace(list, `"id":1`, "\"id\":\"\xff\"", 1), []int{parse}},
-		{"bad escape", strings.Replace(list, `"id":1`, `"id":"\x"`, 1), []int{parse}},
-		{"lone surrogate", strings.Replace(list, `"id":1`, `"id":"\ud800"`, 1), []int{parse}},
-		{"control character", strings.Replace(list, `"id":1`, "\"id\":\"\x01\"", 1), []int{parse}},
-		{"method twice", strings.Replace(list, `"method":`, `"method":"tools/call","method":`, 1), []int{parse, invalid}},
-		{"method twice, once escaped", strings.Replace(list, `"method":`, `"m\u0065thod":"tools/call","method":`, 1), []int{parse, invalid}},
-		{"name twice", harness.ModernBody("1", "tools/call", `"name":"get_city","name":"delete_notes","arguments":{"id":1}`), []int{parse, invalid, params}},
-		{"argument twice", call(`{"id":1,"id":2}`), []int{parse, invalid, params}},
-		{"deep arrays", call(`{"id":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `}`), []int{parse, invalid}},
-		{"deep objects", call(strings.Repeat(`{"a":`, 100_000) + "1" + strings.Repeat("}", 100_000)), []int{parse, invalid}},
-		{"deep and truncated", strings.Repeat("[", 1_000_000), []int{parse, invalid}},
-		{"null", "null", []int{invalid}},
-		{"number", "1", []int{invalid}},
-		{"string", `"tools/list"`, []int{invalid}},
-		{"empty batch", "[]", []int{invalid}},
-		{"empty object", "{}", []int{invalid}},
-		{"no jsonrpc", strings.Replace(list, `"jsonrpc":"2.0",`, "", 1), []int{invalid}},
-		{"jsonrpc 1.0", strings.Replace(list, `"2.0"`, `"1.0"`, 1), []int{invalid}},
-		{"jsonrpc a number", strings.Replace(list, `"2.0"`, `2.0`, 1), []int{invalid}},
-		{"no method", strings.Replace(list, `"method":"tools/list",`, "", 1), []int{invalid}},
-		{"method a number", strings.Replace(list, `"tools/list"`, `7`, 1), []int{invalid}},
-		{"params a string", `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":"x"}`, []int{invalid, params}},
-		{"params an array", `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":[1]}`, []int{invalid, params}},
-		{"keys of another case", strings.NewReplacer(`"jsonrpc"`, `"JSONRPC"`, `"method"`, `"Method"`).Replace(list), []int{invalid}},
+		{"empty", "", "null", parse, "unexpected end"},
+		{"blank", "  \n", "null", parse, "unexpected end"},
+		{"word", "hello", "null", parse, "unexpected character"},
+		{"open brace", "{", "null", parse, "expected a key"},
+		{"truncated", list[:len(list)-9], "null", parse, "unterminated string"},
+		{"truncated in a string", list[:20], "null", parse, "unterminated string"},
+		{"trailing bytes", list + "x", "null", parse, "bytes after the end"},
+		{"two requests", list + list, "null", parse, "bytes after the end"},
+		{"single quotes", strings.ReplaceAll(list, `"`, `'`), "null", parse, "expected a key"},
+		{"trailing comma", strings.TrimSuffix(list, "}") + ",}", "null", parse, "trailing comma"},
+		{"comment", "/* */" + list, "null", parse, "unexpected character"},
+		{"byte order mark", "\uFEFF" + list, "null", parse, "unexpected character"},
+		{"leading zero", call(`{"id":01}`), "null", parse, "expected a comma"},
+		{"NaN", call(`{"id":NaN}`), "null", parse, "unexpected character"},
+		{"bad UTF-8", strings.Replace(list, `"id":1`, "\"id\":\"\xff\"", 1), "null", parse, "invalid UTF-8"},
+		{"bad escape", strings.Replace(list, `"id":1`, `"id":"\x"`, 1), "null", parse, "bad escape"},
+		{"lone surrogate", strings.Replace(list, `"id":1`, `"id":"\ud800"`, 1), "null", parse, "bad escape"},
+		{"control character", strings.Replace(list, `"id":1`, "\"id\":\"\x01\"", 1), "null", parse, "control character"},
+		{"method twice", strings.Replace(list, `"method":`, `"method":"tools/call","method":`, 1), "null", parse, "duplicate key"},
+		{"method twice, once escaped", strings.Replace(list, `"method":`, `"m\u0065thod":"tools/call","method":`, 1), "null", parse, "duplicate key"},
+		{"name twice", harness.ModernBody("1", "tools/call", `"name":"get_city","name":"delete_notes","arguments":{"id":1}`), "null", parse, "duplicate key"},
+		{"argument twice", call(`{"id":1,"id":2}`), "null", parse, "duplicate key"},
+		{"deep arrays", call(`{"id":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `}`), "null", parse, "nested too deeply"},
+		{"deep objects", call(strings.Repeat(`{"a":`, 100_000) + "1" + strings.Repeat("}", 100_000)), "null", parse, "nested too deeply"},
+		{"deep and truncated", strings.Repeat("[", 1_000_000), "null", parse, "nested too deeply"},
+		{"null", "null", "null", invalid, "must be a JSON object"},
+		{"number", "1", "null", invalid, "must be a JSON object"},
+		{"string", `"tools/list"`, "null", invalid, "must be a JSON object"},
+		{"empty batch", "[]", "null", invalid, "batch"},
+		{"empty object", "{}", "null", invalid, "jsonrpc"},
+		{"no jsonrpc", strings.Replace(list, `"jsonrpc":"2.0",`, "", 1), "1", invalid, "jsonrpc"},
+		{"jsonrpc 1.0", strings.Replace(list, `"2.0"`, `"1.0"`, 1), "1", invalid, "jsonrpc"},
+		{"jsonrpc a number", strings.Replace(list, `"2.0"`, `2.0`, 1), "1", invalid, "jsonrpc"},
+		{"no method", strings.Replace(list, `"method":"tools/list",`, "", 1), "1", invalid, "method"},
+		{"method a number", strings.Replace(list, `"tools/list"`, `7`, 1), "1", invalid, "method"},
+		{"params a string", `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":"x"}`, "1", params, "params"},
+		{"params an array", `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":[1]}`, "1", params, "params"},
+		{"keys of another case", strings.NewReplacer(`"jsonrpc"`, `"JSONRPC"`, `"method"`, `"Method"`).Replace(list), "1", invalid, "jsonrpc"},
 	}
 	for _, test := range tests {
-		for era, headers := range map[string][]string{
-			"modern": harness.ModernHeaders("tools/list", ""),
-			"legacy": {"MCP-Protocol-Version: 2025-11-25"},
-		} {
+		for _, era := range eras {
 			t.Run(test.name+" "+era, func(t *testing.T) {
-				if strings.Contains(test.body, `"tools/call"`) && era == "modern" {
-					headers = harness.ModernHeaders("tools/call", "get_city")
-				}
-				a := harness.Post(t, s.URL, test.body, headers...)
-				if era == "legacy" && a.Status == http.StatusBadRequest && a.Code() == 0 && a.Field("error", "code") == nil {
-					t.Errorf("no JSON-RPC error: %v", a)
-				}
-				if a.Status != http.StatusBadRequest {
-					t.Fatalf("status %d, want 400: %v", a.Status, a)
-				}
-				// A legacy request without a session may be refused for that, after it has been understood.
-				if code := a.Code(); !slices.Contains(test.codes, code) && (era == "modern" || slices.Contains(test.codes, parse)) {
-					t.Errorf("code %d, want one of %v: %v", code, test.codes, a)
+				a := post(era, test.body)
+				message, _ := a.Field("error", "message").(string)
+				if a.Status != http.StatusBadRequest || a.Code() != test.code || !strings.Contains(message, test.says) ||
+					!strings.HasPrefix(a.Body, `{"jsonrpc":"2.0","id":`+test.id+`,`) {
+					t.Errorf("want 400, code %d, id %s and a message with %q: %v", test.code, test.id, test.says, a)
 				}
 			})
 		}
