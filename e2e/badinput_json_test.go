@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -152,17 +153,32 @@ func askWithID(t *testing.T, url string, session harness.Session, id string) map
 	}
 }
 
-// TestOversized sends more than max_body.
+// TestOversized sends more than max_body, with its length ahead and in chunks.
 func TestOversized(t *testing.T) {
 	t.Parallel()
 	s := harness.Shared(t)
 	before := s.Memory(t)
-	for range 20 {
-		body := harness.ModernBody("1", "tools/call", `"name":"get_city","arguments":{"id":"`+strings.Repeat("x", 8<<20)+`"}`)
-		a, err := harness.Do(t.Context(), http.MethodPost, s.URL, strings.NewReader(body), harness.ModernHeaders("tools/call", "get_city")...)
-		// The server may close the connection while the body is still being sent: that is an error of the client's.
-		if err == nil && a.Status != http.StatusRequestEntityTooLarge {
-			t.Fatalf("8 MiB: want 413: %v", a)
+	text := harness.ModernBody("1", "tools/call", `"name":"get_city","arguments":{"id":"`+strings.Repeat("x", 8<<20)+`"}`)
+	for name, body := range map[string]func() io.Reader{
+		"with its length": func() io.Reader { return strings.NewReader(text) },
+		"in chunks":       func() io.Reader { return io.MultiReader(strings.NewReader(text)) }, // of which net/http sees no length
+	} {
+		refused := 0
+		var last error
+		for range 10 {
+			a, err := harness.Do(t.Context(), http.MethodPost, s.URL, body(), harness.ModernHeaders("tools/call", "get_city")...)
+			switch {
+			case err != nil: // the server may close the connection while the body is still being sent
+				last = err
+			case a.Status != http.StatusRequestEntityTooLarge:
+				t.Fatalf("8 MiB %s: want 413: %v", name, a)
+			default:
+				refused++
+			}
+		}
+		t.Logf("8 MiB %s: 413 was read %d times of 10", name, refused)
+		if refused == 0 {
+			t.Errorf("8 MiB %s: no 413 could be read: %v", name, last)
 		}
 	}
 	s.Grown(t, before, 200<<20, "20 bodies of 8 MiB")
