@@ -244,6 +244,24 @@ func (s *Server) Memory(tb testing.TB) int64 {
 	return 0
 }
 
+// Sockets is how many sockets the server has open. Under a prefix it is that of the prefix's process.
+func (s *Server) Sockets(tb testing.TB) int {
+	tb.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", s.cmd.Process.Pid)
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	n := 0
+	for _, file := range files {
+		// One that was closed since has no target any more.
+		if target, err := os.Readlink(filepath.Join(dir, file.Name())); err == nil && strings.HasPrefix(target, "socket:") {
+			n++
+		}
+	}
+	return n
+}
+
 // Grown fails the test when the server's memory has grown by more than bound since it was before.
 func (s *Server) Grown(tb testing.TB, before, bound int64, what string) {
 	tb.Helper()
