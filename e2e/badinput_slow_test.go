@@ -6,9 +6,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -111,16 +111,16 @@ func TestSlowReaders(t *testing.T) {
 
 // TestIdleConnections holds 10,000 connections that have asked once and then say nothing.
 func TestIdleConnections(t *testing.T) {
+	const want = 10_000
+	// Each end of a connection is a file of its process. Main has raised the limit as far as it may.
+	if limit := harness.OpenFiles(t); limit < want+1000 {
+		reason := fmt.Sprintf("the limit of open files is %d and cannot be raised: %d connections take %d", limit, want, want+1000)
+		if os.Getenv("CI") == "true" {
+			t.Fatal(reason)
+		}
+		t.Skip(reason)
+	}
 	s := harness.Work(t, "")
-	want := 10_000
-	var lim syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
-		t.Fatal(err)
-	}
-	if room := int(lim.Cur) - 1000; room < want {
-		t.Logf("the limit of %d open files allows %d connections only", lim.Cur, room)
-		want = room
-	}
 	before := s.Memory(t)
 	request := strings.Replace(raw(s, harness.ModernBody("1", "tools/call", `"name":"count_notes","arguments":{}`), 0), "Mcp-Name: rows", "Mcp-Name: count_notes", 1)
 	head, body, _ := strings.Cut(request, "\r\n\r\n")
@@ -146,21 +146,22 @@ func TestIdleConnections(t *testing.T) {
 	}
 	wg.Wait()
 	close(conns)
-	held := 0
 	defer func() {
 		for c := range conns {
 			c.Close()
 		}
 	}()
-	held = len(conns)
-	if held != want {
+	if held := len(conns); held != want {
 		t.Fatalf("%d of %d connections", held, want)
 	}
 	serves(t, s)
+	if open := s.Sockets(t); open < want {
+		t.Errorf("the server has %d sockets, want the %d connections", open, want)
+	}
 	if code, _, err := s.AdminGet("/readyz"); code != http.StatusOK {
 		t.Errorf("readiness: %d %v", code, err)
 	}
-	s.Grown(t, before, 500<<20, fmt.Sprintf("%d idle connections", held))
+	s.Grown(t, before, 500<<20, fmt.Sprintf("%d idle connections", want))
 }
 
 // askOnce opens a connection, gets one answer and leaves the connection open.

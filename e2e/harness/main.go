@@ -90,13 +90,30 @@ var Module = sync.OnceValue(func() string {
 // Repository is the directory of the product's module.
 func Repository() string { return filepath.Dir(Module()) }
 
-// raiseFiles lifts the soft limit of open files to the hard one: servers inherit it.
+// manyFiles is a limit of open files that is enough for every test.
+const manyFiles = 16384
+
+// raiseFiles lifts the soft limit of open files to the hard one, and both where that is not enough and this process may:
+// servers inherit it.
 func raiseFiles() {
 	var lim syscall.Rlimit
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim) == nil && lim.Cur < lim.Max {
-		lim.Cur = lim.Max
-		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &lim)
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim) != nil {
+		return
 	}
+	_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: lim.Max, Max: lim.Max})
+	if lim.Max < manyFiles {
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: manyFiles, Max: manyFiles})
+	}
+}
+
+// OpenFiles is how many files this process may have open, and a server that it starts.
+func OpenFiles(tb testing.TB) int {
+	tb.Helper()
+	var lim syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
+		tb.Fatal(err)
+	}
+	return int(min(lim.Cur, 1<<30)) // there may be no limit
 }
 
 // Eventually polls until check returns nil, and fails the test with its last error after d.
