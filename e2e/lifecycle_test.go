@@ -133,25 +133,31 @@ func TestReloadOfLinks(t *testing.T) {
 	awaitTool(t, s, "e2e_linked")
 }
 
-// TestDrain ends the server while a call runs and a stream is open: the call gets its answer, the stream its end.
-func TestDrain(t *testing.T) {
-	t.Parallel()
-	s := harness.Work(t, "")
-	type outcome struct {
-		answer harness.Answer
-		err    error
-	}
-	slow := make(chan outcome, 1)
-	n := "6000000"
+// outcome is what became of a call.
+type outcome struct {
+	answer harness.Answer
+	err    error
+}
+
+// startSlow calls a tool that takes seconds, and tells what the call must give.
+func startSlow(t *testing.T, s *harness.Server) (call <-chan outcome, n string) {
+	t.Helper()
+	n = "6000000"
 	if harness.Raced() {
 		n = "400000"
 	}
+	done := make(chan outcome, 1)
 	go func() {
 		body := harness.ModernBody("1", "tools/call", `"name":"slow","arguments":{"n":`+n+`}`)
 		a, err := harness.Do(t.Context(), http.MethodPost, s.URL, strings.NewReader(body), harness.ModernHeaders("tools/call", "slow")...)
-		slow <- outcome{a, err}
+		done <- outcome{a, err}
 	}()
-	stream := listen(t, s)
+	return done, n
+}
+
+// awaitCall waits until a call is in flight.
+func awaitCall(t *testing.T, s *harness.Server) {
+	t.Helper()
 	harness.Eventually(t, 10*time.Second, "the call runs", func() error {
 		_, metrics, err := s.AdminGet("/metrics")
 		if err != nil {
@@ -164,6 +170,28 @@ func TestDrain(t *testing.T) {
 		}
 		return fmt.Errorf("mcp_server_in_flight is 0 or missing")
 	})
+}
+
+// answered fails the test where a call of startSlow does not get its answer.
+func answered(t *testing.T, call <-chan outcome, n string) {
+	t.Helper()
+	select {
+	case o := <-call:
+		if o.err != nil || fmt.Sprint(o.answer.Field("result", "structuredContent", "rows", 0, "n")) != n {
+			t.Errorf("the call in flight: %v %v", o.answer, o.err)
+		}
+	case <-time.After(60 * time.Second):
+		t.Error("the call in flight got no answer")
+	}
+}
+
+// TestDrain ends the server while a call runs and a stream is open: the call gets its answer, the stream its end.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	s := harness.Work(t, "")
+	stream := listen(t, s)
+	slow, n := startSlow(t, s)
+	awaitCall(t, s)
 	s.Signal(t, syscall.SIGTERM)
 	harness.Eventually(t, 10*time.Second, "readiness goes off", func() error {
 		if code, _, err := s.AdminGet("/readyz"); err == nil && code == http.StatusOK {
@@ -171,14 +199,7 @@ func TestDrain(t *testing.T) {
 		}
 		return nil
 	})
-	select {
-	case o := <-slow:
-		if o.err != nil || fmt.Sprint(o.answer.Field("result", "structuredContent", "rows", 0, "n")) != n {
-			t.Errorf("the call in flight: %v %v", o.answer, o.err)
-		}
-	case <-time.After(60 * time.Second):
-		t.Error("the call in flight got no answer")
-	}
+	answered(t, slow, n)
 	rest, err := io.ReadAll(stream)
 	if err != nil || !strings.Contains(string(rest), `"resultType":"complete"`) {
 		t.Errorf("the stream ended without its answer: %q %v", rest, err)
@@ -244,5 +265,24 @@ func TestDrainIdle(t *testing.T) {
 	}
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 		t.Errorf("the stream did not end cleanly: %v", err)
+	}
+}
+
+// TestDrainUnfinished ends the server while a client has sent the head and half a body and nothing more: a call that runs
+// is still answered, and the half request does not keep the server from a clean end.
+func TestDrainUnfinished(t *testing.T) {
+	t.Parallel()
+	s := harness.Work(t, "")
+	body := harness.ModernBody("1", "tools/call", `"name":"count_notes","arguments":{}`)
+	half := dial(t, s)
+	if _, err := io.WriteString(half, raw(s, body[:len(body)/2], len(body))); err != nil {
+		t.Fatal(err)
+	}
+	slow, n := startSlow(t, s)
+	awaitCall(t, s)
+	s.Signal(t, syscall.SIGTERM)
+	answered(t, slow, n)
+	if code := s.Wait(t, 15*time.Second); code != 0 {
+		t.Errorf("exit code %d", code)
 	}
 }
