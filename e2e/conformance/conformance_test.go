@@ -40,6 +40,10 @@ type check struct {
 	Details      json.RawMessage `json:"details"`
 }
 
+// passed says that a check of the scenario itself has succeeded. The one of the wire is added to every scenario, whatever
+// came of it.
+func passed(c check) bool { return c.Status == "SUCCESS" && c.ID != "wire-schema-valid" }
+
 func TestConformance(t *testing.T) {
 	for _, revision := range slices.Sorted(maps.Keys(scenarios)) {
 		t.Run(revision, func(t *testing.T) {
@@ -51,8 +55,8 @@ func TestConformance(t *testing.T) {
 			for _, scenario := range scenarios[revision] {
 				t.Run(scenario, func(t *testing.T) {
 					checks := results[scenario]
-					if len(checks) == 0 {
-						t.Fatal("the suite ran no check of this scenario")
+					if !slices.ContainsFunc(checks, passed) {
+						t.Errorf("none of its %d checks has passed: what is skipped or only told proves nothing", len(checks))
 					}
 					for _, c := range checks {
 						key := scenario + ":" + c.ID
@@ -84,8 +88,8 @@ func TestParamHeaders(t *testing.T) {
 	t.Parallel()
 	const scenario = "http-custom-header-server-validation"
 	results := runSuite(t, harness.Work(t, ""), "--scenario", scenario, "--spec-version", "2026-07-28")
-	if len(results[scenario]) == 0 {
-		t.Fatalf("the suite ran no check of this scenario: %v", results)
+	if !slices.ContainsFunc(results[scenario], passed) {
+		t.Fatalf("no check of this scenario has passed: %v", results)
 	}
 	for _, c := range results[scenario] {
 		if c.Status != "SUCCESS" && c.Status != "INFO" {
