@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ type Options struct {
 	Env    []string // added to the environment
 	Args   []string // added to the command line
 	Prefix []string // a command that runs the server, such as one that sets limits
+	Make   bool     // `make run` builds and runs the server, instead of Prefix and the binary under test
 }
 
 // Server is one running `millrace serve`.
@@ -62,7 +64,7 @@ func Start(tb testing.TB, o Options) *Server {
 }
 
 func launch(o Options) (*Server, error) {
-	args := append(o.Prefix[:len(o.Prefix):len(o.Prefix)], binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+	args := []string{"--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"}
 	if o.Config != "" {
 		args = append(args, "--config", o.Config)
 	} else {
@@ -75,10 +77,14 @@ func launch(o Options) (*Server, error) {
 		args = append(args, "--data", o.Data)
 	}
 	args = append(args, o.Args...)
-	s := &Server{cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
+	command, dir := slices.Concat(o.Prefix, []string{binary, "serve"}, args), scratch
+	if o.Make {
+		command, dir = []string{"make", "run", "ARGS='" + strings.Join(args, "' '") + "'"}, Repository()
+	}
+	s := &Server{cmd: exec.Command(command[0], command[1:]...), done: make(chan struct{})}
 	s.cmd.Env = append(os.Environ(), o.Env...)
 	s.cmd.SysProcAttr = ownGroup()
-	s.cmd.Dir = scratch
+	s.cmd.Dir = dir
 	stdout, err := s.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -187,6 +193,14 @@ func (s *Server) Host() string {
 func (s *Server) Signal(tb testing.TB, sig syscall.Signal) {
 	tb.Helper()
 	if err := s.cmd.Process.Signal(sig); err != nil {
+		tb.Fatalf("signal %v: %v", sig, err)
+	}
+}
+
+// SignalGroup sends a signal to the server and to all that runs it or that it runs, as a terminal does.
+func (s *Server) SignalGroup(tb testing.TB, sig syscall.Signal) {
+	tb.Helper()
+	if err := syscall.Kill(-s.cmd.Process.Pid, sig); err != nil {
 		tb.Fatalf("signal %v: %v", sig, err)
 	}
 }
