@@ -155,20 +155,21 @@ func startSlow(t *testing.T, s *harness.Server) (call <-chan outcome, n string) 
 	return done, n
 }
 
-// awaitCall waits until a call is in flight.
-func awaitCall(t *testing.T, s *harness.Server) {
+// awaitRequests waits until n requests are in flight, open streams among them.
+func awaitRequests(t *testing.T, s *harness.Server, n int) {
 	t.Helper()
-	harness.Eventually(t, 10*time.Second, "the call runs", func() error {
+	want := fmt.Sprintf("mcp_server_in_flight %d", n)
+	harness.Eventually(t, 10*time.Second, want, func() error {
 		_, metrics, err := s.AdminGet("/metrics")
 		if err != nil {
 			return err
 		}
 		for line := range strings.Lines(metrics) {
-			if value, ok := strings.CutPrefix(line, "mcp_server_in_flight "); ok && strings.TrimSpace(value) != "0" {
+			if strings.TrimSpace(line) == want {
 				return nil
 			}
 		}
-		return fmt.Errorf("mcp_server_in_flight is 0 or missing")
+		return fmt.Errorf("the metrics have another number or none")
 	})
 }
 
@@ -191,7 +192,7 @@ func TestDrain(t *testing.T) {
 	s := harness.Work(t, "")
 	stream := listen(t, s)
 	slow, n := startSlow(t, s)
-	awaitCall(t, s)
+	awaitRequests(t, s, 2) // the stream is one
 	s.Signal(t, syscall.SIGTERM)
 	harness.Eventually(t, 10*time.Second, "readiness goes off", func() error {
 		if code, _, err := s.AdminGet("/readyz"); err == nil && code == http.StatusOK {
@@ -279,7 +280,7 @@ func TestDrainUnfinished(t *testing.T) {
 		t.Fatal(err)
 	}
 	slow, n := startSlow(t, s)
-	awaitCall(t, s)
+	awaitRequests(t, s, 1)
 	s.Signal(t, syscall.SIGTERM)
 	answered(t, slow, n)
 	if code := s.Wait(t, 15*time.Second); code != 0 {
