@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"net/http"
 	"regexp"
 	"slices"
@@ -145,15 +146,27 @@ func TestOnly(t *testing.T) {
 
 func TestOpenBar(t *testing.T) {
 	good := openResult{P95: 9999, Rate: openRate}
-	slow, wrong, late := good, good, good
-	slow.P95, wrong.Wrong, late.Rate = 10_000, 1, 0.98*openRate
+	slow, wrong, late, invalid := good, good, good, good
+	slow.P95, wrong.Wrong, late.Rate, invalid.Invalid = 10_000, 1, 0.98*openRate, "why"
 	for _, c := range []struct {
 		res openResult
 		met bool
-	}{{good, true}, {slow, false}, {wrong, false}, {late, false}} {
+	}{{good, true}, {slow, false}, {wrong, false}, {late, false}, {invalid, false}} {
 		if b := openBar("x", c.res); b.met != c.met {
 			t.Errorf("%+v: met %v", c.res, b.met)
 		}
+	}
+}
+
+func TestLoadResult(t *testing.T) {
+	var run loadRun
+	text := `{"invalid":["a","b"],"phases":[{"done":7,"errors":{"tool":2,"http 503":1},"throughput":5,"latency":{"p50":0.001,"p95":0.002,"p99":0.003,"max":0.004}}]}`
+	if err := json.Unmarshal([]byte(text), &run); err != nil {
+		t.Fatal(err)
+	}
+	want := openResult{Requests: 10, Wrong: 3, Errors: "http 503 1, tool 2", Invalid: "a; b", Rate: 5, P50: 1000, P95: 2000, P99: 3000, Max: 4000}
+	if got := run.result(); got != want {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -43,7 +43,11 @@ func (r *run) openLoop(ctx context.Context, only *regexp.Regexp, d time.Duration
 		if err != nil {
 			return nil, nil, err
 		}
-		res, err := runOpen(ctx, r.m, l.req, l.keys, text, d)
+		scenario, err := openScenario(w.era, w.tool, l.keys, text, d)
+		if err != nil {
+			return nil, nil, err
+		}
+		res, err := r.runOpen(ctx, l.req.addr, scenario)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -70,9 +74,12 @@ func (r *run) openLoop(ctx context.Context, only *regexp.Regexp, d time.Duration
 func openBar(name string, res openResult) bar {
 	b := bar{work: name, limit: "p95 < 10 ms, no errors", measured: fmt.Sprintf("p95 %.2f ms, %d errors, %.0f/s", res.P95/1000, res.Wrong, res.Rate)}
 	if res.Wrong > 0 {
-		b.measured += ", first: " + res.First
+		b.measured += ": " + res.Errors
 	}
-	b.met = res.P95 < float64(openLimit.Microseconds()) && res.Wrong == 0 && res.Rate >= 0.99*openRate
+	if res.Invalid != "" {
+		b.measured += "; not valid: " + res.Invalid
+	}
+	b.met = res.P95 < float64(openLimit.Microseconds()) && res.Wrong == 0 && res.Rate >= 0.99*openRate && res.Invalid == ""
 	return b
 }
 

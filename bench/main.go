@@ -28,9 +28,6 @@ func main() {
 
 // dispatch knows the names under which the program starts itself; any other arguments are the user's.
 func dispatch(args []string) error {
-	if len(args) > 1 && args[0] == "attack" {
-		return attackMain(args[1])
-	}
 	if len(args) > 0 && strings.HasPrefix(args[0], "serve-") {
 		fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 		addr := fs.String("addr", "", "address to listen on")
