@@ -26,6 +26,8 @@ type commands struct {
 	Call    callCmd    `cmd:"" help:"Call a tool of a running server."`
 	Check   checkCmd   `cmd:"" help:"Report every fault of a configuration."`
 	Load    loadCmd    `cmd:"" help:"Measure an MCP server under load."`
+	Compare compareCmd `cmd:"" help:"Tell what changed between runs of 'millrace load'."`
+	Gate    gateCmd    `cmd:"" help:"Hold a run of 'millrace load' against limits."`
 	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of the configuration, for editors."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
