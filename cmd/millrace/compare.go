@@ -11,7 +11,7 @@ import (
 type compareCmd struct {
 	Files     []string `arg:"" help:"The runs' JSON: OLD NEW; with --rounds OLD NEW OLD NEW …, in the order in which they were made." placeholder:"RUN"`
 	Rounds    bool     `help:"Compare interleaved rounds, at least three: the run-to-run noise counts too."`
-	Threshold float64  `help:"The least change that counts, in percent." default:"5" placeholder:"PERCENT"`
+	Threshold float64  `help:"The least change that counts, in percent; 5 unless said otherwise." default:"5" placeholder:"PERCENT"`
 }
 
 func (c *compareCmd) Run() error {
