@@ -46,9 +46,11 @@ type Change struct {
 // Outcome is what a Change comes to.
 type Outcome string
 
-// The outcomes of a Change: Worse and Better are larger than the threshold and significant.
+// The outcomes of a Change: Worse and Better are larger than the threshold and significant. Of what is neither, Unclear says
+// that the interval reaches beyond the threshold: a longer run could find it worse or better.
 const (
 	Same     Outcome = "same"
+	Unclear  Outcome = "unclear"
 	Better   Outcome = "better"
 	Worse    Outcome = "WORSE"
 	Unjudged Outcome = "not judged"
@@ -198,6 +200,9 @@ func (ch *Change) judge(threshold float64) Outcome {
 	}
 	switch {
 	case ch.P >= level || change <= math.Log1p(threshold):
+		if ch.High > 1+threshold || ch.Low < 1/(1+threshold) {
+			return Unclear
+		}
 		return Same
 	case worse:
 		return Worse
@@ -245,8 +250,8 @@ func (c *Comparison) Write(w io.Writer) error {
 	for _, line := range append(slices.Clone(c.Unmatched), c.Notes...) {
 		fmt.Fprintf(&b, "note: %s\n", line)
 	}
-	fmt.Fprintf(&b, "%d worse, %d better, %d same, %d not judged: what counts is a change of more than %s with p < %g over all figures together",
-		c.count(Worse), c.count(Better), c.count(Same), c.count(Unjudged), unitShare.format(c.Threshold), level)
+	fmt.Fprintf(&b, "%d worse, %d better, %d same, %d unclear, %d not judged: what counts is a change of more than %s with p < %g over all figures together",
+		c.count(Worse), c.count(Better), c.count(Same), c.count(Unclear), c.count(Unjudged), unitShare.format(c.Threshold), level)
 	if c.Rounds > 0 {
 		fmt.Fprintf(&b, ", in %d rounds", c.Rounds)
 	}

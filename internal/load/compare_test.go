@@ -249,6 +249,20 @@ func TestNothingAnswered(t *testing.T) {
 	}
 }
 
+// TestNoiseIsNotSame: runs that could not have found a change do not say that there is none.
+func TestNoiseIsNotSame(t *testing.T) {
+	t.Parallel()
+	for noise, want := range map[float64]Outcome{0.005: Same, 1: Unclear} {
+		c, err := Compare(synthetic{seed: 1, blocks: 60, noise: noise}.run(), synthetic{seed: 2, blocks: 60, noise: noise}.run(), 0.05)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Changes[2]; got.Figure != "latency.mean" || got.Outcome != want {
+			t.Errorf("noise %g: %+v, want %s", noise, got, want)
+		}
+	}
+}
+
 func TestComparisonIsWritten(t *testing.T) {
 	t.Parallel()
 	s := synthetic{blocks: 60, noise: 0.01}
