@@ -123,6 +123,9 @@ func compare(old, new []*Run, threshold float64) (*Comparison, []pairing, error)
 			return nil, nil, fmt.Errorf("%s is not valid (%s): its figures say nothing of the server; make it again", name, strings.Join(r.Invalid, "; "))
 		case r.Scenario != all[0].Scenario:
 			return nil, nil, fmt.Errorf("%s is of the scenario %q and %s of %q: only runs of one scenario can be compared", nameOfRun(0, len(old)), all[0].Scenario, name, r.Scenario)
+		case r.Plan != all[0].Plan:
+			return nil, nil, fmt.Errorf("%s and %s are of scenarios called %q that ask for different things, such as another rate or duration: only runs of one scenario can be compared",
+				nameOfRun(0, len(old)), name, r.Scenario)
 		case r.Interrupted:
 			c.Notes = append(c.Notes, name+" was ended before its time")
 		}

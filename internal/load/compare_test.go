@@ -199,6 +199,7 @@ func TestWhatCannotBeCompared(t *testing.T) {
 	for want, change := range map[string]func(*Run){
 		"the new run is not valid (late; lost)":       func(r *Run) { r.Invalid = []string{"late", "lost"} },
 		`the old run is of the scenario "s" and`:      func(r *Run) { r.Scenario = "other" },
+		`that ask for different things`:               func(r *Run) { r.Plan = "other" },
 		"no measured phase in common":                 func(r *Run) { r.Phases[0].Name, r.Phases[1].Name = "x", "y" },
 		"0 pairs of samples, at least 12 are needed":  func(r *Run) { r.Server = nil; r.cutBlocks(0) },
 		"11 pairs of samples, at least 12 are needed": func(r *Run) { r.Server = nil; r.cutBlocks(11) },

@@ -128,9 +128,8 @@ func (r *recorder) record(t turn, operation int, sent, now time.Duration, kind s
 		r.closeInterval(r.length)
 	}
 	// A block is closed by the first answer that comes after it; what comes after the phase's end belongs to its last.
-	if index := int((min(now, p.end-1) - time.Duration(p.Start*1e9)) / p.block); index > o.index {
+	for o.index < int((min(now, p.end-1)-time.Duration(p.Start*1e9))/p.block) {
 		o.close(p.block)
-		o.index = index
 	}
 	if kind != "" {
 		if o.Errors == nil {
@@ -150,14 +149,13 @@ func (r *recorder) record(t turn, operation int, sent, now time.Duration, kind s
 	r.interval.Heat[heatStep(latency)]++
 }
 
-// close ends the block.
+// close ends the block, also one without an answer: each has its place.
 func (o *operationRecord) close(length time.Duration) {
-	if o.current.TotalCount() > 0 || o.failed > 0 {
-		l := latencyOf(o.current, false)
-		o.blocks = append(o.blocks, Block{Seconds: length.Seconds(), Done: l.Count, Failed: o.failed, Mean: l.Mean, P50: l.P50, P95: l.P95, P99: l.P99})
-	}
+	l := latencyOf(o.current, false)
+	o.blocks = append(o.blocks, Block{Seconds: length.Seconds(), Done: l.Count, Failed: o.failed, Mean: l.Mean, P50: l.P50, P95: l.P95, P99: l.P99})
 	o.current.Reset()
 	o.failed = 0
+	o.index++
 }
 
 // closeInterval ends the interval, which has lasted so long.
@@ -306,7 +304,12 @@ func (r *recorder) finish(run *Run, end time.Duration) {
 			if o.all == nil {
 				continue
 			}
-			o.close(p.block)
+			for o.index < max(1, int((p.end-time.Duration(p.Start*1e9))/p.block)) { // the rest, which may be a part of one
+				o.close(p.block)
+			}
+			if o.current.TotalCount() > 0 || o.failed > 0 {
+				o.close(p.block)
+			}
 			sum.Merge(o.all)
 			p.add(&o.Counts)
 			p.Operations = append(p.Operations, Operation{Name: r.operations[i].Name, Method: r.operations[i].method,

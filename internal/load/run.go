@@ -25,7 +25,9 @@ type Run struct {
 	Format   int    `json:"format"`
 	Version  string `json:"version"` // of millrace
 	Scenario string `json:"scenario"`
-	Seed     uint64 `json:"seed"`
+	// Plan tells scenarios apart that have one name: a hash of all that one says.
+	Plan string `json:"plan"`
+	Seed uint64 `json:"seed"`
 
 	Target  Target    `json:"target"`
 	Machine Machine   `json:"machine"`

@@ -80,7 +80,7 @@ func Execute(ctx context.Context, opts Options) (*Run, error) {
 			return nil, metricsFix(err)
 		}
 	}
-	run := &Run{Format: Format, Version: e.Version, Scenario: s.Name, Seed: s.Seed, Started: time.Now().UTC(),
+	run := &Run{Format: Format, Version: e.Version, Scenario: s.Name, Plan: s.hash(), Seed: s.Seed, Started: time.Now().UTC(),
 		Machine: Machine{OS: runtime.GOOS, Arch: runtime.GOARCH, CPUs: runtime.NumCPU()},
 		Target:  Target{Address: e.address(), Transport: transport(e, s, sessions[0].get())}}
 	seen := map[string]bool{}

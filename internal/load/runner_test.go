@@ -130,6 +130,10 @@ func TestStall(t *testing.T) {
 				if waited := run.Generator.Blocked; l.Count != 1000 || waited != map[bool]int64{false: 0, true: 250 - 8}[most == 8] {
 					t.Errorf("%d requests, of which %d had to wait for others, with at most %d in flight", l.Count, waited, most)
 				}
+				blocks := run.Phases[0].Operations[0].Blocks // of a quarter of a second
+				if len(blocks) != 16 || blocks[0].Done < 55 || blocks[5].Done != 0 || blocks[6].Done != 0 || blocks[8].Done < 250 {
+					t.Errorf("blocks %+v", blocks)
+				}
 				if run.Generator.Late > 0 || len(run.Invalid) > 0 || run.Generator.Lateness.Max > 0.001 {
 					t.Errorf("the server's stall counts as the generator's: %d late, %v", run.Generator.Late, run.Invalid)
 				}

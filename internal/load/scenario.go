@@ -2,6 +2,9 @@ package load
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -291,6 +294,18 @@ func (p *PhaseConfig) validate(path string) (faults conf.Faults) {
 		add("burst", "only a burst phase has it", "set kind: burst")
 	}
 	return faults
+}
+
+// hash is the same for scenarios that ask for the same, whatever their seed.
+func (s *Scenario) hash() string {
+	seedless := *s
+	seedless.Name, seedless.Seed = "", 0
+	b, err := json.Marshal(seedless)
+	if err != nil {
+		panic(err) // it was read from YAML
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8])
 }
 
 // Scale makes the scenario last d in all, and changes its rates so that the greatest is rate. Zero leaves things as they are.
