@@ -23,6 +23,7 @@ var levels = map[string]int{
 	"internal/mcp":       0,
 	"internal/conf":      0,
 	"internal/telemetry": 0,
+	"internal/proc":      0,
 	"internal/pgtest":    0,
 	"internal/client":    1,
 	"internal/sqldb":     1,

@@ -35,7 +35,15 @@ auth:
     - tenant: t
       name: k # needed
       sha256: 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b # needed
-sources: {db: {sqlite: {path: x.db}}}
+sources:
+  db:
+    sqlite: {
+      path: x.db # needed
+    }
+  pg:
+    postgres: {
+      primary: postgres://h/d # needed
+    }
 tools:
   - title: T
     name: t # needed

@@ -5,7 +5,6 @@ package client
 import (
 	"crypto/tls"
 	"net"
-	"os/exec"
 	"syscall"
 )
 
@@ -31,17 +30,4 @@ func alive(conn net.Conn) bool {
 		return true
 	})
 	return err == nil && silent
-}
-
-// ownGroup puts a process that is yet to be started into a group of its own, with whatever it starts itself.
-func ownGroup(cmd *exec.Cmd) {
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	cmd.SysProcAttr.Setpgid = true
-}
-
-// killGroup ends a process and what it has started.
-func killGroup(cmd *exec.Cmd) {
-	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // gone already is as good
 }

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"sync"
 	"time"
+
+	"millrace/internal/proc"
 )
 
 // processGrace is how long a process has to end by itself once its input is closed.
@@ -37,7 +39,7 @@ func startProcess(cmd *exec.Cmd, max int) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	ownGroup(cmd)
+	proc.Group(cmd)
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
@@ -97,7 +99,7 @@ func (p *process) stop() {
 	p.once.Do(func() {
 		p.in.Close()
 		timer := time.AfterFunc(processGrace, func() {
-			killGroup(p.cmd)
+			proc.Kill(p.cmd)
 			p.stdout.Close() // which a process that it has started may hold open
 		})
 		go func() { // ends with the process, which is killed at the latest

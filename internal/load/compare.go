@@ -80,7 +80,7 @@ func Compare(old, new *Run, threshold float64) (*Comparison, error) {
 			c.add(p, f, p.blocks(f))
 		}
 	}
-	return c, c.finish()
+	return c, c.finish(1)
 }
 
 // leastRounds is the least number of rounds: with two, one number would tell how large the noise is.
@@ -89,6 +89,11 @@ const leastRounds = 3
 // CompareRounds compares rounds, of which each is an old and a new run, made by turns on one machine. Each gives one value
 // of a figure, paired by their index.
 func CompareRounds(old, new []*Run, threshold float64) (*Comparison, error) {
+	return compareRounds(old, new, threshold, 1)
+}
+
+// compareRounds is CompareRounds for one of so many looks at rounds that grow in number.
+func compareRounds(old, new []*Run, threshold float64, looks int) (*Comparison, error) {
 	if len(old) != len(new) || len(old) < leastRounds {
 		return nil, fmt.Errorf("%d old and %d new runs make no rounds: give at least %d of each, by turns", len(old), len(new), leastRounds)
 	}
@@ -106,7 +111,7 @@ func CompareRounds(old, new []*Run, threshold float64) (*Comparison, error) {
 			c.add(p, f, p.rounds(f))
 		}
 	}
-	return c, c.finish()
+	return c, c.finish(looks)
 }
 
 // compare refuses what cannot be compared, and finds the phases and operations that all runs have.
@@ -165,13 +170,13 @@ func differences(a, b *Run, name string) (out []string) {
 	return out
 }
 
-// finish judges the changes as one family.
-func (c *Comparison) finish() error {
+// finish judges the changes as one family; each look at what grows meanwhile has a share of the level.
+func (c *Comparison) finish(looks int) error {
 	var family []*Change
 	var p []float64
 	for i := range c.Changes {
 		if ch := &c.Changes[i]; !math.IsNaN(ch.P) {
-			family, p = append(family, ch), append(p, ch.P)
+			family, p = append(family, ch), append(p, min(1, ch.P*float64(looks)))
 		}
 	}
 	if len(family) == 0 {
