@@ -55,7 +55,7 @@ func TestCompare(t *testing.T) {
 		{files: strings.Repeat(old+" "+slow+" ", 3), threshold: 5, rounds: true, want: "the new run is worse"},
 		{files: strings.Repeat(old+" "+same+" ", 3), threshold: 5, rounds: true}, {files: strings.Repeat(old+" "+same+" ", 2), rounds: true, want: "at least 3"},
 	} {
-		wantError(t, (&compareCmd{Files: strings.Fields(c.files), Rounds: c.rounds, Threshold: c.threshold}).Run(), c.want)
+		wantError(t, (&compareCmd{Sides: strings.Fields(c.files), Rounds: c.rounds, Threshold: c.threshold}).Run(), c.want)
 	}
 	if c, err := parse("compare", "a", "b"); err != nil || c.Compare.Threshold != 5 {
 		t.Errorf("%+v, %v", c, err)

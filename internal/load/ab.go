@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"os/exec"
+	"path/filepath"
 	"time"
 
 	"millrace/internal/client"
@@ -24,6 +25,7 @@ type AB struct {
 	// Rounds is the most that are made; each is a run of either server.
 	Rounds int
 	Output io.Writer // of the servers, both streams
+	Keep   string    // a directory for each run's JSON; "" for none
 }
 
 // looks are the numbers of rounds after which an AB asks whether it has seen enough: not after each one, since who looks
@@ -58,8 +60,13 @@ func (ab *AB) Run(ctx context.Context) (*Comparison, error) {
 				return nil, fmt.Errorf("round %d, %s: %w", round+1, sideNames[side], err)
 			}
 			sides[side] = append(sides[side], run)
+			if ab.Keep != "" {
+				if err := run.Write(filepath.Join(ab.Keep, fmt.Sprintf("%02d-%c.json", round+1, 'A'+side))); err != nil {
+					return nil, err
+				}
+			}
 		}
-		if n := round + 1; n == looks[0] || len(looks) > 1 && n == ab.Rounds {
+		if n := round + 1; n == looks[0] {
 			looks = looks[1:]
 			c, err := compareRounds(sides[0], sides[1], ab.Threshold, len(ab.looks()))
 			if err != nil {

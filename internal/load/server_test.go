@@ -21,6 +21,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if mode := os.Getenv(serverMode); mode != "" {
+		if err := serveAlone(mode); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	code := m.Run()
 	http.DefaultClient.CloseIdleConnections()
 	if err := goleak.Find(); err != nil {
