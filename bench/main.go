@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -34,6 +35,7 @@ func dispatch(args []string) error {
 		size := fs.Int("size", 0, "length of the floor's answer")
 		form := fs.String("era", "", "legacy or modern")
 		db := fs.String("db", "", "SQLite file")
+		raw := fs.String("raw", "{}", "the raw server, as JSON")
 		if err := fs.Parse(args[1:]); err != nil {
 			return err
 		}
@@ -44,16 +46,35 @@ func dispatch(args []string) error {
 			return serveGoSDK(*addr, era(*form), *db)
 		case kindMCPGo:
 			return serveMCPGo(*addr, era(*form), *db)
+		case "raw":
+			s := &rawServer{}
+			if err := json.Unmarshal([]byte(*raw), &s.rawConfig); err != nil {
+				return err
+			}
+			return s.serve()
 		}
 		return fmt.Errorf("no server is named %s", args[0])
 	}
-	o, err := parseOptions(args)
-	if err != nil {
-		return err
+	if len(args) > 0 && args[0] == "attack" {
+		fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
+		addr, tool := fs.String("addr", "", "the server"), fs.String("tool", "", "the tool")
+		key, d := fs.Int("key", 0, "its argument"), fs.Duration("for", 0, "how long")
+		if err := fs.Parse(args[1:]); err != nil {
+			return err
+		}
+		return attack(*addr, *tool, *key, *d)
+	}
+	job := func(ctx context.Context) error { return measureGenerator(ctx, args[1:]) }
+	if len(args) == 0 || args[0] != "generator" {
+		o, err := parseOptions(args)
+		if err != nil {
+			return err
+		}
+		job = func(ctx context.Context) error { return bench(ctx, o) }
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err = bench(ctx, o)
+	err := job(ctx)
 	if ctx.Err() != nil {
 		return errors.New("interrupted; every server has been stopped")
 	}

@@ -1,0 +1,523 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// generator measures the generator: millrace load beside wrk, hey and vegeta, against what the server knows to be true, and
+// whether compare and gate find what is there and nothing else.
+type generator struct {
+	*run
+	quick bool
+	bars  []bar
+}
+
+// shot is one run of one load tool in a closed loop.
+type shot struct {
+	requests      int
+	rate          float64
+	p50, p99      float64 // microseconds
+	cpu           float64 // microseconds a request, of the whole process
+	maxResidentKB int64
+}
+
+// measureGenerator is the job: `make bench ARGS=generator`.
+func measureGenerator(ctx context.Context, args []string) (err error) {
+	quick, only := false, regexp.MustCompile("")
+	for _, a := range args {
+		if a == "--quick" {
+			quick = true
+		} else if only, err = regexp.Compile(a); err != nil {
+			return err
+		}
+	}
+	m, err := newMachine("0:1")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(m.dir)
+	defer m.stop()
+	r := &run{m: m, sqlite: filepath.Join(m.dir, "bench.db"), servers: map[string]*process{}, sessions: map[string]string{}, sizes: map[string]int{},
+		progress: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }}
+	if r.millrace, err = buildMillrace(ctx, m); err != nil {
+		return err
+	}
+	g := &generator{run: r, quick: quick}
+	for _, job := range []struct {
+		name string
+		f    func(context.Context) error
+	}{{"speed", g.speed}, {"agreement", g.agreement}, {"truth", g.truth}, {"leaks", g.leaks}, {"alarms", g.alarms}, {"faults", g.faults}} {
+		if !only.MatchString(job.name) {
+			continue
+		}
+		g.progress("generator: %s", job.name)
+		if err := job.f(ctx); err != nil {
+			return fmt.Errorf("%s: %w", job.name, err)
+		}
+	}
+	printHeader(os.Stdout, m, options{rounds: g.rounds(), duration: g.length()})
+	printBars(os.Stdout, g.bars)
+	return nil
+}
+
+func (g *generator) rounds() int {
+	if g.quick {
+		return 3
+	}
+	return 10
+}
+
+func (g *generator) length() time.Duration {
+	if g.quick {
+		return time.Second
+	}
+	return 3 * time.Second
+}
+
+func (g *generator) bar(work, limit string, met bool, format string, args ...any) {
+	g.bars = append(g.bars, bar{work, limit, fmt.Sprintf(format, args...), met})
+	g.progress("%s: %s", work, g.bars[len(g.bars)-1].measured)
+}
+
+// startRaw starts the raw server.
+func (g *generator) startRaw(ctx context.Context, s *rawConfig) (*process, error) {
+	var err error
+	if s.Addr == "" {
+		if s.Addr, err = freeAddr(); err != nil {
+			return nil, err
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return g.m.start(ctx, "raw", s.Addr, []string{self, "serve-raw", "--raw", s.flags()}, startOptions{gogc: gogcTuned, dir: g.m.dir, ready: func(ctx context.Context) error {
+		_, err := g.load(ctx, s.Addr, "--users", "1", "--duration", "10ms", "--tool", "echo", "--arguments", `{"id":1}`)
+		return err
+	}})
+}
+
+func (s *rawConfig) flags() string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // numbers and texts
+	}
+	return string(b)
+}
+
+// measured is what of millrace load's JSON the jobs look at.
+type measured struct {
+	Invalid []string `json:"invalid"`
+	Phases  []struct {
+		Done    int            `json:"done"`
+		Errors  map[string]int `json:"errors"`
+		Rate    float64        `json:"throughput"`
+		Latency struct {
+			Count                    int64
+			P50, P95, P99, P999, Max float64
+		} `json:"latency"`
+	} `json:"phases"`
+	Generator struct {
+		Max      int64 `json:"max_resident_bytes"`
+		Lateness struct {
+			P50, P99 float64
+		} `json:"lateness"`
+	} `json:"generator"`
+
+	cpu  float64 // seconds of the whole process
+	file string
+}
+
+// load runs millrace load against the server at addr, pinned to the load's core.
+func (g *generator) load(ctx context.Context, addr string, args ...string) (*measured, error) {
+	f, err := os.CreateTemp(g.m.dir, "run-*.json")
+	if err != nil {
+		return nil, err
+	}
+	f.Close()
+	name, args := g.m.load(append([]string{g.millrace, "load", "http://" + addr + "/mcp", "--out", f.Name()}, args...))
+	cmd := exec.CommandContext(ctx, name, args...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Env = environment("")
+	failed := cmd.Run()
+	data, err := os.ReadFile(f.Name())
+	if err != nil || len(data) == 0 {
+		return nil, fmt.Errorf("millrace load: %w: %s", failed, clip(out.Bytes()))
+	}
+	m := &measured{file: f.Name(), cpu: (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()}
+	return m, json.Unmarshal(data, m)
+}
+
+func (g *generator) loadShot(ctx context.Context, addr, tool string, k keys, d time.Duration) (shot, error) {
+	m, err := g.load(ctx, addr, "--users", strconv.Itoa(connections), "--duration", d.String(), "--tool", tool,
+		"--arguments", fmt.Sprintf(`{"id":{"uniform":[%d,%d]}}`, k.first, k.first+k.count-1), "--revision", modernVersion)
+	if err != nil {
+		return shot{}, err
+	}
+	p := m.Phases[0]
+	if len(p.Errors) > 0 || len(m.Invalid) > 0 {
+		return shot{}, fmt.Errorf("millrace load: errors %v, %v", p.Errors, m.Invalid)
+	}
+	return shot{p.Done, p.Rate, p.Latency.P50 * 1e6, p.Latency.P99 * 1e6, m.cpu * 1e6 / float64(p.Done), m.Generator.Max >> 10}, nil
+}
+
+func (g *generator) wrkShot(ctx context.Context, addr, tool string, k keys, d time.Duration) (shot, error) {
+	g.loads++
+	res, err := runWrk(ctx, g.m, toolCall(modern, addr, "", tool, idArgument), k, g.loads, d)
+	if err != nil {
+		return shot{}, err
+	}
+	return shot{requests: res.Requests, rate: float64(res.Requests) / res.Duration * 1e6, p50: res.P50, p99: res.P99}, nil
+}
+
+var (
+	heyRate = regexp.MustCompile(`Requests/sec:\s+([0-9.]+)`)
+	heyP    = regexp.MustCompile(`(50|99)%+ in ([0-9.]+) secs`)
+	heyOK   = regexp.MustCompile(`\[200\]\s+([0-9]+) responses`)
+)
+
+// heyShot has one argument for all requests: hey knows no others.
+func (g *generator) heyShot(ctx context.Context, addr, tool string, k keys, d time.Duration) (shot, error) {
+	q := toolCall(modern, addr, "", tool, idArgument)
+	body := strings.NewReplacer(idMark, strconv.Itoa(firstID), keyMark, strconv.Itoa(k.first)).Replace(q.body)
+	argv := []string{"hey", "-z", d.String(), "-c", strconv.Itoa(connections), "-m", "POST", "-T", "application/json", "-d", body,
+		"-H", "Accept: application/json, text/event-stream", "-disable-compression"}
+	for _, h := range q.headers {
+		argv = append(argv, "-H", h[0]+": "+h[1])
+	}
+	name, args := g.m.load(append(argv, "http://"+addr+"/mcp"))
+	cmd := exec.CommandContext(ctx, name, args...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return shot{}, fmt.Errorf("hey: %w: %s", err, clip(out))
+	}
+	s := shot{maxResidentKB: cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss}
+	rate, ok := heyRate.FindSubmatch(out), heyOK.FindSubmatch(out)
+	if rate == nil || ok == nil {
+		return s, fmt.Errorf("hey printed no result: %s", clip(out))
+	}
+	s.rate, _ = strconv.ParseFloat(string(rate[1]), 64)
+	s.requests, _ = strconv.Atoi(string(ok[1]))
+	for _, p := range heyP.FindAllSubmatch(out, -1) {
+		v, _ := strconv.ParseFloat(string(p[2]), 64)
+		if string(p[1]) == "50" {
+			s.p50 = v * 1e6
+		} else {
+			s.p99 = v * 1e6
+		}
+	}
+	s.cpu = float64((cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Microseconds()) / float64(s.requests)
+	return s, nil
+}
+
+func (g *generator) vegetaShot(ctx context.Context, addr, tool string, k keys, d time.Duration) (shot, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return shot{}, err
+	}
+	name, args := g.m.load([]string{self, "attack", "--addr", addr, "--tool", tool, "--key", strconv.Itoa(k.first), "--for", d.String()})
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = environment("")
+	out, err := cmd.Output()
+	if err != nil {
+		return shot{}, fmt.Errorf("vegeta: %w", err)
+	}
+	var n int
+	if _, err := fmt.Sscan(string(out), &n); err != nil || n == 0 {
+		return shot{}, fmt.Errorf("vegeta printed %s", clip(out))
+	}
+	u := cmd.ProcessState
+	return shot{requests: n, rate: float64(n) / d.Seconds(), cpu: float64((u.UserTime() + u.SystemTime()).Microseconds()) / float64(n),
+		maxResidentKB: u.SysUsage().(*syscall.Rusage).Maxrss}, nil
+}
+
+type shooter struct {
+	name string
+	f    func(ctx context.Context, addr, tool string, k keys, d time.Duration) (shot, error)
+}
+
+// shoot makes interleaved rounds of several tools.
+func (g *generator) shoot(ctx context.Context, addr, tool string, k keys, tools []shooter) (map[string][]shot, error) {
+	out := map[string][]shot{}
+	for round := range g.rounds() {
+		for i := range tools {
+			t := tools[(i+round)%len(tools)]
+			s, err := t.f(ctx, addr, tool, k, g.length())
+			if err != nil {
+				return nil, err
+			}
+			out[t.name] = append(out[t.name], s)
+		}
+	}
+	return out, nil
+}
+
+func each(shots []shot, f func(shot) float64) (out []float64) {
+	for _, s := range shots {
+		out = append(out, f(s))
+	}
+	return out
+}
+
+// speed compares the cost of a request with that of other tools, against a server that costs next to nothing.
+func (g *generator) speed(ctx context.Context) error {
+	server := &rawConfig{}
+	p, err := g.startRaw(ctx, server)
+	if err != nil {
+		return err
+	}
+	defer p.stop()
+	k := keys{randomKeys, 100_000, 100_000}
+	shots, err := g.shoot(ctx, server.Addr, "echo", k, []shooter{{"millrace load", g.loadShot}, {"hey", g.heyShot}, {"vegeta", g.vegetaShot}, {"wrk", g.wrkShot}})
+	if err != nil {
+		return err
+	}
+	cpu := func(name string) float64 { return median(each(shots[name], func(s shot) float64 { return s.cpu })) }
+	rate := func(name string) float64 { return median(each(shots[name], func(s shot) float64 { return s.rate })) }
+	own, hey, vegeta := cpu("millrace load"), cpu("hey"), cpu("vegeta")
+	g.bar("requests/s, answers checked, one core", "≥ 40,000", rate("millrace load") >= 40_000, "%.0f (hey %.0f, vegeta %.0f, wrk without checks %.0f)",
+		rate("millrace load"), rate("hey"), rate("vegeta"), rate("wrk"))
+	g.bar("CPU a request", "less than hey and vegeta", own < hey && own < vegeta, "%.1f µs (hey %.1f, vegeta %.1f)", own, hey, vegeta)
+	return nil
+}
+
+// agreement holds a closed loop against wrk and hey, where the server sets the pace.
+func (g *generator) agreement(ctx context.Context) error {
+	if err := makeSQLite(g.sqlite); err != nil {
+		return err
+	}
+	p, err := g.startMillrace(ctx, "agreement", "", false)
+	if err != nil {
+		return err
+	}
+	defer p.stop()
+	k := keys{randomKeys, 100_000, 1} // hey knows one argument alone
+	shots, err := g.shoot(ctx, p.addr, "lite_item", k, []shooter{{"millrace load", g.loadShot}, {"hey", g.heyShot}, {"wrk", g.wrkShot}})
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name string
+		of   func(shot) float64
+		unit float64
+	}{{"throughput, 1/s", func(s shot) float64 { return s.rate }, 1}, {"p50, ms", func(s shot) float64 { return s.p50 }, 1e3}, {"p99, ms", func(s shot) float64 { return s.p99 }, 1e3}} {
+		own := each(shots["millrace load"], f.of)
+		for _, other := range []string{"wrk", "hey"} {
+			theirs := each(shots[other], f.of)
+			a, b := median(own), median(theirs)
+			off, limit, text := math.Abs(a/b-1), 0.10, "within 10 %"
+			if strings.HasPrefix(f.name, "p99") {
+				spread := max(slices.Max(own)-slices.Min(own), slices.Max(theirs)-slices.Min(theirs)) / b
+				limit, text = max(limit, spread), "within 10 % or the rounds' spread"
+			}
+			g.bar("closed loop, "+f.name+", beside "+other, text, off <= limit, "%.2f, %s %.2f (%+.1f %%)", a/f.unit, other, b/f.unit, 100*(a/b-1))
+		}
+	}
+	return nil
+}
+
+// truth holds latencies against what the server wrote down.
+func (g *generator) truth(ctx context.Context) error {
+	server := &rawConfig{Sleep: 5 * time.Millisecond, More: 10 * time.Millisecond, Truth: filepath.Join(g.m.dir, "truth.json")}
+	p, err := g.startRaw(ctx, server)
+	if err != nil {
+		return err
+	}
+	const rate = 5000
+	count := 1_000_000
+	if g.quick {
+		count = 50_000
+	}
+	m, err := g.load(ctx, server.Addr, "--rate", strconv.Itoa(rate), "--duration", (time.Duration(count/rate) * time.Second).String(), "--tool", "echo",
+		"--arguments", `{"id":{"uniform":[1,100]}}`, "--revision", modernVersion)
+	if err != nil {
+		return err
+	}
+	p.stop()
+	data, err := os.ReadFile(server.Truth)
+	if err != nil {
+		return err
+	}
+	var t truth
+	if err := json.Unmarshal(data, &t); err != nil {
+		return err
+	}
+	l := m.Phases[0].Latency
+	for _, q := range []struct {
+		name       string
+		own, truth float64
+	}{{"p50", l.P50, t.P50}, {"p95", l.P95, t.P95}, {"p99", l.P99, t.P99}, {"p99.9", l.P999, t.P999}} {
+		off := q.own*1e6 - q.truth
+		g.bar(fmt.Sprintf("%s of %d requests beside the server's own", q.name, l.Count), "within 2 % or 0.2 ms", math.Abs(off) <= max(0.02*q.truth, 200),
+			"%.2f ms, truth %.2f ms (%+.2f ms, %+.1f %%); sent p50 %.0f µs, p99 %.0f µs after due %s", q.own*1e3, q.truth/1e3, off/1e3, 100*off/q.truth,
+			m.Generator.Lateness.P50*1e6, m.Generator.Lateness.P99*1e6, strings.Join(m.Invalid, "; "))
+	}
+	return nil
+}
+
+// leaks holds a server that leaks, and one that does not, against the gates of a soak.
+func (g *generator) leaks(ctx context.Context) error {
+	d := time.Minute
+	if g.quick {
+		d = 30 * time.Second
+	}
+	for _, c := range []struct {
+		name   string
+		server rawConfig
+		pass   bool
+	}{{"that leaks nothing", rawConfig{}, true}, {"that leaks 1 KB a request", rawConfig{LeakBytes: 1024}, false}, {"that leaks a goroutine in 1000 requests", rawConfig{LeakCalls: 1000}, false}} {
+		server := &c.server
+		var err error
+		if server.Admin, err = freeAddr(); err != nil {
+			return err
+		}
+		p, err := g.startRaw(ctx, server)
+		if err != nil {
+			return err
+		}
+		m, err := g.load(ctx, server.Addr, "--rate", "2000", "--duration", d.String(), "--tool", "echo", "--arguments", `{"id":{"uniform":[1,100]}}`,
+			"--metrics", "http://"+server.Admin+"/metrics")
+		p.stop()
+		if err != nil {
+			return err
+		}
+		out, failed := exec.CommandContext(ctx, g.millrace, "gate", "soak", m.file).CombinedOutput()
+		want := map[bool]string{true: "passes", false: "fails"}
+		g.bar("the soak gate for a server "+c.name, want[c.pass], (failed == nil) == c.pass, "%s %s", want[failed == nil], failures(out))
+	}
+	return nil
+}
+
+// failures gives the figures that a gate failed for.
+func failures(out []byte) string {
+	var names []string
+	for line := range strings.Lines(string(out)) {
+		if fields := strings.Fields(line); len(fields) > 1 && (strings.Contains(line, "FAIL") || strings.Contains(line, "MISSING")) {
+			names = append(names, strings.Join(fields, " "))
+		}
+	}
+	return strings.Join(names, "; ")
+}
+
+// alarms counts how often compare sees a change between runs of one server.
+func (g *generator) alarms(ctx context.Context) error {
+	server := &rawConfig{Spin: 20 * time.Microsecond}
+	p, err := g.startRaw(ctx, server)
+	if err != nil {
+		return err
+	}
+	defer p.stop()
+	total, of, each := 32, 100, 5
+	if g.quick {
+		total, of = 12, 20
+	}
+	var files []string
+	for range total {
+		m, err := g.load(ctx, server.Addr, g.comparable()...)
+		if err != nil {
+			return err
+		}
+		if len(m.Invalid) == 0 {
+			files = append(files, m.file)
+		}
+	}
+	alarms := 0
+	r := rand.New(rand.NewPCG(1, 1))
+	for range of {
+		r.Shuffle(len(files), func(i, j int) { files[i], files[j] = files[j], files[i] })
+		worse, _, err := g.compare(ctx, append([]string{"--rounds"}, files[:2*each]...)...)
+		if err != nil {
+			return err
+		}
+		if worse {
+			alarms++
+		}
+	}
+	limit := of / 20
+	g.bar(fmt.Sprintf("A/A: alarms in %d comparisons resampled from %d runs", of, len(files)), fmt.Sprintf("≤ %d", limit), alarms <= limit, "%d", alarms)
+	return nil
+}
+
+func (g *generator) comparable() []string {
+	return []string{"--users", "16", "--duration", "1s", "--tool", "echo", "--arguments", `{"id":{"uniform":[1,100]}}`, "--revision", modernVersion}
+}
+
+// compare runs millrace compare; worse says that it found a regression.
+func (g *generator) compare(ctx context.Context, args ...string) (worse bool, text string, err error) {
+	name, args := g.m.load(append([]string{g.millrace, "compare"}, args...))
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err = cmd.Run()
+	if err != nil && strings.Contains(errs.String(), "is worse than") {
+		return true, out.String(), nil
+	}
+	if err != nil {
+		err = errors.New(clip(errs.Bytes()))
+	}
+	return false, out.String(), err
+}
+
+// faults lets compare --ab judge equal servers, and one that is a tenth slower.
+func (g *generator) faults(ctx context.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	addr, err := freeAddr()
+	if err != nil {
+		return err
+	}
+	command := func(spin time.Duration) string {
+		bin, args := g.m.server([]string{self, "serve-raw", "--raw", "'" + (&rawConfig{Addr: addr, Spin: spin}).flags() + "'"})
+		return strings.Join(append([]string{bin}, args...), " ")
+	}
+	ab := func(a, b time.Duration) (bool, error) {
+		worse, _, err := g.compare(ctx, append([]string{"--ab", command(a), command(b), "--url", "http://" + addr + "/mcp", "--users", "16", "--duration", "1s",
+			"--tool", "echo"}, "--arguments", `{"id":{"uniform":[1,100]}}`)...)
+		return worse, err
+	}
+	times := 20
+	if g.quick {
+		times = 3
+	}
+	alarms, found := 0, 0
+	for range times {
+		worse, err := ab(100*time.Microsecond, 100*time.Microsecond)
+		if err != nil {
+			return err
+		}
+		if worse {
+			alarms++
+		}
+	}
+	g.bar(fmt.Sprintf("A/A: alarms in %d live comparisons", times), "≤ 3 of 20", alarms*20 <= 3*times, "%d", alarms)
+	for range 3 {
+		// 100 µs of work and some 10 of the network: a tenth more in all is 11 µs.
+		worse, err := ab(100*time.Microsecond, 111*time.Microsecond)
+		if err != nil {
+			return err
+		}
+		if worse {
+			found++
+		}
+	}
+	g.bar("a server that is 10 % slower is found", "3 of 3", found == 3, "%d of 3", found)
+	return nil
+}
