@@ -218,7 +218,7 @@ func (w *worker) do(t turn) {
 		err = session.Call(e.calls, &w.q.call, &w.q.answer)
 	}
 	end := w.q.answer.Received
-	if end.IsZero() || err != nil {
+	if o.Subscribe != "" || err != nil {
 		end = time.Now()
 	}
 	if err != nil && e.ctx.Err() != nil {

@@ -153,6 +153,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case mcp.ResourcesRead:
 		result = `{"contents":[]}`
 	case mcp.SubscriptionsListen:
+		time.Sleep(2 * time.Millisecond) // of the bubble's time
 		w.Header().Set("Content-Type", "text/event-stream")
 		fmt.Fprintf(w, "data: %s\n\n", `{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{}}`)
 		w.(http.Flusher).Flush()
