@@ -24,7 +24,7 @@ var htmlFiles embed.FS
 
 // WriteHTML writes the run as one HTML file that needs nothing else: no network, no other file. Verdicts may be nil. What
 // was measured is hostile to the page: texts are escaped, cut and bounded in number, and the page's policy lets no script,
-// style or address in but its own. The file stays below 2 MB however long the run was.
+// style or address in but its own. The file stays below 2 MB, however long the run was.
 func (r *Run) WriteHTML(w io.Writer, verdicts []Line) error {
 	page, err := newHTMLPage(r, verdicts)
 	if err != nil {
@@ -41,7 +41,7 @@ func (r *Run) WriteHTML(w io.Writer, verdicts []Line) error {
 type htmlPage struct {
 	Policy, Style, Script template.HTML // ours, not the run's
 
-	Run         *Run
+	Interrupted bool
 	Title       string
 	Invalid     []string
 	Facts       []htmlFact
@@ -81,11 +81,11 @@ func newHTMLPage(r *Run, verdicts []Line) (*htmlPage, error) {
 	p := &htmlPage{
 		Policy: template.HTML(`<meta http-equiv="Content-Security-Policy" content="default-src 'none'; base-uri 'none'; form-action 'none'; style-src ` +
 			hash(css) + `; script-src ` + hash(js) + `" />`),
-		Style:  template.HTML("<style>" + string(css) + "</style>"),
-		Script: template.HTML("<script>" + string(js) + "</script>"),
-		Run:    r,
-		Title:  htmlClip(r.Scenario),
-		Facts:  htmlFacts(r),
+		Style:       template.HTML("<style>" + string(css) + "</style>"),
+		Script:      template.HTML("<script>" + string(js) + "</script>"),
+		Interrupted: r.Interrupted,
+		Title:       htmlClip(r.Scenario),
+		Facts:       htmlFacts(r),
 	}
 	for _, why := range htmlBounded(r.Invalid) {
 		p.Invalid = append(p.Invalid, htmlClip(why))
@@ -124,8 +124,10 @@ func htmlFacts(r *Run) []htmlFact {
 		{Name: "Transport", Value: htmlClip(r.Target.Transport)},
 		{Name: "Revisions", Value: strings.Join(revisions, ", ")},
 		{Name: "Duration", Value: htmlSeconds(r.Seconds)},
-		{Name: "Generator", Value: htmlClip(strings.TrimSpace("millrace " + r.Version)), Note: fmt.Sprintf("on %s/%s, %d CPUs, seed %d",
-			htmlClip(r.Machine.OS), htmlClip(r.Machine.Arch), r.Machine.CPUs, r.Seed)},
+		{Name: "Generator", Value: htmlClip(strings.TrimSpace("millrace " + r.Version))},
+	}
+	if m := r.Machine; m != (Machine{}) {
+		facts[len(facts)-1].Note = fmt.Sprintf("on %s/%s, %d CPUs, seed %d", htmlClip(m.OS), htmlClip(m.Arch), m.CPUs, r.Seed)
 	}
 	if !r.Started.IsZero() {
 		facts = slices.Insert(facts, 4, htmlFact{Name: "Started", Value: r.Started.UTC().Format("2006-01-02 15:04:05 UTC")})
@@ -208,15 +210,17 @@ func (t *htmlTable) add(bad bool, cells ...string) {
 
 func htmlPhases(r *Run) htmlTable {
 	t := htmlTable{Head: []string{"Phase", "Kind", "Duration", "Offered", "Right answers", "Throughput", "Errors", "p50", "p90", "p95", "p99", "p99.9", "Longest"}}
+	star := ""
 	for i := range r.Phases {
 		p := &r.Phases[i]
-		kind := htmlClip(p.Kind)
+		kind := htmlBrief(p.Kind)
 		if !p.Measured {
-			kind += " (not counted)"
+			kind, star = kind+" *", " * Counts in no figure of the whole run."
 		}
 		t.add(p.Failed() > 0, append([]string{htmlClip(p.Name), kind, htmlSeconds(p.Seconds),
 			htmlInt(p.Offered), htmlInt(p.Done), htmlRate(p.Throughput), htmlShare(p.ErrorRate())}, htmlLatencies(&p.Latency)...)...)
 	}
+	t.Note += star
 	return t
 }
 
@@ -225,7 +229,7 @@ func htmlOperations(r *Run) htmlTable {
 	for i := range r.Phases {
 		for k := range r.Phases[i].Operations {
 			o := &r.Phases[i].Operations[k]
-			t.add(o.Failed() > 0, append([]string{htmlClip(o.Name), htmlClip(o.Method), htmlClip(r.Phases[i].Name),
+			t.add(o.Failed() > 0, append([]string{htmlClip(o.Name), htmlBrief(o.Method), htmlBrief(r.Phases[i].Name),
 				htmlInt(o.Done), htmlRate(o.Throughput), htmlShare(o.ErrorRate())}, htmlLatencies(&o.Latency)...)...)
 		}
 	}
@@ -249,7 +253,7 @@ func htmlKindTable(r *Run) htmlTable {
 			break
 		}
 		phases = append(phases, &r.Phases[i])
-		t.Head = append(t.Head, htmlClip(r.Phases[i].Name))
+		t.Head = append(t.Head, htmlBrief(r.Phases[i].Name))
 	}
 	for _, k := range kinds[:min(len(kinds), htmlMaxKinds)] {
 		row := htmlRow{Cells: []string{htmlClip(k), htmlInt(sums[k])}}

@@ -39,7 +39,7 @@ type htmlTick struct {
 	At     string
 	Text   string
 	Anchor string
-	Narrow bool // has room for its text on a telephone too
+	Wide   bool // has no room for its text on a telephone
 }
 
 // htmlBand is a phase along the time axis, in units of the plot.
@@ -228,13 +228,13 @@ func (c *htmlChart) clock(r *Run, total, wide float64) htmlAxis {
 		p := &r.Phases[i]
 		from, to := a.at(p.Start), a.at(p.Start+p.Seconds)
 		b := htmlBand{X: int(from * htmlWide), Width: int(to*htmlWide) - int(from*htmlWide), Measured: p.Measured}
-		const narrow, letter = 280, 7 // pixels
+		const narrow, letter = 280, 6.4 // pixels
 		text := []rune(htmlClip(p.Name))
 		if room := int((to - from) * wide / letter); room < len(text) {
 			text = append(text[:max(0, room-1)], '…')
 		}
 		if len(text) > 3 || len(text) == len([]rune(p.Name)) {
-			b.Label = &htmlTick{At: htmlPercent(from), Text: string(text), Narrow: (to-from)*narrow >= float64(letter*len(text))}
+			b.Label = &htmlTick{At: htmlPercent(from), Text: string(text), Wide: (to-from)*narrow < letter*float64(len(text))}
 		}
 		c.Phases = append(c.Phases, b)
 	}
@@ -245,9 +245,10 @@ func (c *htmlChart) clock(r *Run, total, wide float64) htmlAxis {
 const (
 	htmlMaxPieces = 200 // along the time
 	htmlMaxBands  = 60
-	htmlMaxRows   = 300 // of a table
+	htmlMaxRows   = 200 // of a table
 	htmlMaxKinds  = 40  // of errors
-	htmlMaxText   = 160 // runes of a name
+	htmlMaxText   = 120 // runes of a name
+	htmlMaxBrief  = 32  // where room is little
 )
 
 // htmlHighest is the greatest of the values that are numbers, or 0.

@@ -68,13 +68,15 @@ func htmlPercentiles(r *Run) (*htmlChart, error) {
 			t.Anchor = "start"
 		case nines:
 			t.Anchor = "end"
+		case nines - 1:
+			t.Wide = nines > 4
 		}
 		c.X = append(c.X, t)
 	}
 	c.Table.Head = []string{"Share"}
 	for i, p := range phases {
 		c.line("s"+strconv.Itoa(i), htmlClip(p.Name), xs, lines[i], x, y)
-		c.Table.Head = append(c.Table.Head, htmlClip(p.Name))
+		c.Table.Head = append(c.Table.Head, htmlBrief(p.Name))
 		c.Desc += fmt.Sprintf("%s: half below %s, 99 %% below %s, all below %s. ", htmlClip(p.Name), htmlSeconds(p.Latency.P50), htmlSeconds(p.Latency.P99), htmlSeconds(p.Latency.Max))
 	}
 	for k := 0; k < len(xs); k += points / 4 {
@@ -171,7 +173,7 @@ func htmlKneeChart(r *Run) *htmlChart {
 	c.Desc = htmlKneeText(r.Knee)
 	c.Table.Head = []string{"Offered", "Step", "Achieved", "p50", "p95", "p99", "Errors"}
 	for i, s := range steps {
-		c.Table.Rows = append(c.Table.Rows, htmlRow{At: htmlPercent(x.at(s.rate)), Bad: s.p.Failed() > 0, Cells: []string{htmlRate(s.rate), htmlClip(s.p.Name),
+		c.Table.Rows = append(c.Table.Rows, htmlRow{At: htmlPercent(x.at(s.rate)), Bad: s.p.Failed() > 0, Cells: []string{htmlRate(s.rate), htmlBrief(s.p.Name),
 			htmlRate(s.p.Throughput), htmlSeconds(lines[0][i]), htmlSeconds(lines[1][i]), htmlSeconds(lines[2][i]), htmlShare(s.p.ErrorRate())}})
 	}
 	return c

@@ -177,7 +177,7 @@ func hostileRun() *Run {
 // hugeRun has more of everything than a report can show, and figures that no run can have.
 func hugeRun() *Run {
 	r := sampleRun(5, samplePhases(), .05)
-	long := strings.Repeat("long ", 200)
+	long := strings.Repeat(`long "<`, 200)
 	for i := range r.Phases {
 		r.Phases[i].Errors = map[string]int64{}
 		for k := range 200 {
@@ -223,7 +223,12 @@ func TestReports(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var b bytes.Buffer
-			if err := r.WriteHTML(&b, sampleVerdicts); err != nil {
+			verdicts := sampleVerdicts
+			if name == "huge" {
+				long := strings.Repeat(`"`, 1000)
+				verdicts = slices.Repeat([]Line{{long, long, long, true}}, 1000)
+			}
+			if err := r.WriteHTML(&b, verdicts); err != nil {
 				t.Fatal(err)
 			}
 			if err := os.WriteFile(filepath.Join(dir, name+".html"), b.Bytes(), 0o600); err != nil {
@@ -302,4 +307,106 @@ func reportFaults(page, address string) (faults []string) {
 		faults = append(faults, fmt.Sprintf("only %d elements", open))
 	}
 	return faults
+}
+
+// What reportFaults finds nothing of must be what it can find.
+func TestReportFaults(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	if err := sampleRun(1, samplePhases()[:2], 1).WriteHTML(&b, nil); err != nil {
+		t.Fatal(err)
+	}
+	for add, want := range map[string]string{
+		"<p>":                                 "not well-formed",
+		"<p>NaN</p>":                          "NaN",
+		"<p>+Inf s</p>":                       "+Inf",
+		`<script src="x.js"></script>`:        "src",
+		"<script>x</script>":                  "3 scripts",
+		`<img src="x.png" />`:                 "<img>",
+		`<p onclick="x"></p>`:                 "onclick",
+		`<p style="color: red"></p>`:          "style",
+		"<style>@import x</style>":            "@import",
+		"<p>see https://example.org</p>":      "https://",
+		`<p id="figures"></p>`:                "stands 2 times",
+		`<p aria-labelledby="nowhere"></p>`:   "no element has the id",
+		"<p>%!s(int=3)</p>":                   "%!",
+		`<rect fill="url(#gradient)"></rect>`: "url(",
+	} {
+		page := strings.Replace(b.String(), "</main>", add+"</main>", 1)
+		if faults := strings.Join(reportFaults(page, "https://mcp.example.com:8443/mcp?toolset=cities"), "; "); !strings.Contains(faults, want) {
+			t.Errorf("with %s: %q, want %q", add, faults, want)
+		}
+	}
+}
+
+// A report says what was measured: figures worked out by hand, each on its own.
+func TestReportSays(t *testing.T) {
+	t.Parallel()
+	h := newHistogram()
+	for i := range 1000 {
+		record(h, time.Duration(i+1)*100*time.Microsecond)
+	}
+	l := latencyOf(h, true)
+	r := &Run{Format: Format, Scenario: "by hand", Seconds: 20, Invalid: []string{"the generator was late"}, Interrupted: true,
+		Phases: []Phase{
+			{Name: "before", Kind: "warm-up", Seconds: 10, Counts: Counts{Offered: 9000, Done: 9000}, Latency: l},
+			{Name: "measured", Kind: "sustain", Start: 10, Seconds: 10, Measured: true, Latency: l, Throughput: 100,
+				Counts: Counts{Offered: 1250, Done: 1000, Errors: map[string]int64{"http 503": 200, "a & b": 50}},
+				Server: &Cost{CPU: ptr(.625), MaxResident: ptr(256 << 20), HitRate: ptr(.5), DatabaseP95: ptr(.0125)}}},
+		Generator: Generator{Late: 1234, LateLimit: .001, Blocked: 77}}
+	for i := range 1000 {
+		r.Intervals = append(r.Intervals, Interval{Start: float64(i) / 50, Seconds: .02, Offered: 2, Done: 1, P50: .01, P95: .02, P99: .03 + float64(i)/1e5, Max: .05, Heat: []int64{0, 1}})
+	}
+	var b bytes.Buffer
+	if err := r.WriteHTML(&b, []Line{{Name: "p99", Value: "99 ms", Limit: "at most 1 s", Passed: true}}); err != nil {
+		t.Fatal(err)
+	}
+	text := regexp.MustCompile(`<[^>]*>`).ReplaceAllString(scriptPattern.ReplaceAllString(b.String(), ""), " ")
+	text = strings.Join(strings.Fields(text), " ")
+	for _, want := range []string{
+		"✗ Not valid", "the generator was late", "! Interrupted", "✓ Every limit held", "Duration 20.0 s",
+		"Throughput 100/s 1,000 right answers of 1,250 requests", "p50 50.0 ms", "p95 95.0 ms", "p99 99.0 ms longest 100 ms", "Error rate 20 % 250 failed",
+		"Server CPU 62.5 %", "Server memory 256 MiB", "before warm-up * 10.0 s 9,000", "measured sustain 10.0 s 1,250 1,000 100/s 20 %",
+		"http 503 200 200", "a &amp; b 50 50", "measured 62.5 % – 256 MiB 50 % 12.5 ms", "Late requests 1,234", "Blocked requests 77",
+		"One column stands for 5 intervals of the run", "0 s 5 10.0 ms 20.0 ms 30.0 ms 50.0 ms", "0 s 100/s 50/s", "half below 50.0 ms, 99 % below 99.0 ms, all below 100 ms",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("does not say %q", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(text)
+	}
+	for _, bad := range []string{"AAAA", ""} {
+		r.Phases[1].Latency.Histogram = bad
+		if err := r.WriteHTML(io.Discard, nil); err == nil || !strings.HasPrefix(err.Error(), "report of the run: ") {
+			t.Errorf("histogram %q: %v", bad, err)
+		}
+	}
+}
+
+func TestReportUnits(t *testing.T) {
+	t.Parallel()
+	for want, got := range map[string]string{
+		"0 s": htmlSeconds(0), "1.00 µs": htmlSeconds(1e-6), "999 µs": htmlSeconds(.999e-3), "1.00 ms": htmlSeconds(.9999e-3), "12.3 ms": htmlSeconds(.01234),
+		"1.00 s": htmlSeconds(.9996), "119 s": htmlSeconds(119), "2 min 0 s": htmlSeconds(119.99 + .01), "3 min 20 s": htmlSeconds(199.7), "2 h 5 min": htmlSeconds(7500),
+		"-5.00 s": htmlSeconds(-5), "0 B": htmlBytes(0), "1,023 B": htmlBytes(1023), "1 KiB": htmlBytes(1024), "1.5 GiB": htmlBytes(1.5 * (1 << 30)),
+		"12,345/s": htmlRate(12345.2), "0.0123/s": htmlRate(.0123), "100 %": htmlShare(1), "0.001 %": htmlShare(1e-5), "-1,234": htmlInt(-1234), "1,000,007": htmlInt(1000007),
+		"15 k": htmlShort(15000), "2.5 M": htmlShort(2.5e6), "99.99 %": htmlQuantile(4), "50 %": htmlQuantile(math.Log10(2)), "0 %": htmlQuantile(0),
+		"a�b": htmlClip("a\u202eb"),
+	} {
+		if got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	for _, v := range []float64{math.NaN(), math.Inf(1), math.Inf(-1), 1e300} {
+		for _, got := range []string{htmlSeconds(v), htmlRate(v), htmlBytes(v), htmlCount(v), htmlShort(v)} {
+			if got != htmlNothing {
+				t.Errorf("%g is written %q", v, got)
+			}
+		}
+	}
+	if got := htmlClip(strings.Repeat("ä", 1000)); len([]rune(got)) != htmlMaxText || !strings.HasSuffix(got, "…") {
+		t.Errorf("clipped to %q", got)
+	}
 }

@@ -54,15 +54,13 @@ func newHTMLTimeline(r *Run) *htmlTimeline {
 		t.middle = append(t.middle, p.start+p.seconds/2)
 		t.total = max(t.total, p.start+p.seconds)
 	}
-	for i := range r.Phases {
-		t.total = max(t.total, r.Phases[i].Start+r.Phases[i].Seconds)
-	}
 	if r.Server != nil && len(r.Server.Samples) > 0 {
 		t.total = max(t.total, r.Server.Samples[len(r.Server.Samples)-1].At)
 	}
-	if !(t.total > 0) || t.total > 1e9 {
-		t.total = max(1, min(t.total, 1e9))
+	if !(t.total > 0) {
+		t.total = 1
 	}
+	t.total = min(t.total, 1e9)
 	return t
 }
 

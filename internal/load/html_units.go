@@ -5,13 +5,29 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
-// htmlClip bounds a text that others wrote.
+// htmlClip bounds a text that others wrote, and makes visible what would turn the text around it.
 func htmlClip(s string) string {
 	s = strings.ToValidUTF8(s[:min(len(s), 4*htmlMaxText+4)], "�") // more than htmlMaxText runes, if it was cut
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+			return '�'
+		}
+		return r
+	}, s)
 	if r := []rune(s); len(r) > htmlMaxText {
 		return string(r[:htmlMaxText-1]) + "…"
+	}
+	return s
+}
+
+// htmlBrief cuts a text that stands in a column among figures.
+func htmlBrief(s string) string {
+	s = htmlClip(s)
+	if r := []rune(s); len(r) > htmlMaxBrief {
+		return string(r[:htmlMaxBrief-1]) + "…"
 	}
 	return s
 }
@@ -69,13 +85,10 @@ func htmlInt(n int64) string {
 // htmlShort is a count for an axis, where room is little.
 func htmlShort(v float64) string {
 	for _, u := range []struct {
-		unit float64
-		name string
-	}{{1e12, " T"}, {1e9, " G"}, {1e6, " M"}, {1e4, " k"}} {
-		if v >= u.unit {
-			if u.unit == 1e4 {
-				return htmlCount(v/1e3) + u.name
-			}
+		from, unit float64
+		name       string
+	}{{1e12, 1e12, " T"}, {1e9, 1e9, " G"}, {1e6, 1e6, " M"}, {1e4, 1e3, " k"}} {
+		if v >= u.from && v < 1e15 {
 			return htmlCount(v/u.unit) + u.name
 		}
 	}
@@ -100,7 +113,7 @@ func htmlSeconds(s float64) string {
 		return fmt.Sprintf("%.0f min %.0f s", m, math.Round(s)-60*m)
 	default:
 		h := math.Floor(math.Round(s/60) / 60)
-		return fmt.Sprintf("%s h %.0f min", htmlDigits(h), math.Round(s/60)-60*h)
+		return fmt.Sprintf("%s h %.0f min", htmlCount(h), math.Round(s/60)-60*h)
 	}
 }
 
