@@ -214,12 +214,16 @@ func TestGateAndCompare(t *testing.T) {
 		t.Errorf("gates that hold: code %d\n%s%s", code, out, errs)
 	}
 	junit := filepath.Join(dir, "junit.xml")
-	out, errs, code := harness.Run(t, nil, "gate", "promise", file(0), "--junit", junit)
+	html := filepath.Join(dir, "run.html")
+	out, errs, code := harness.Run(t, nil, "gate", "promise", file(0), "--junit", junit, "--html", html)
 	if code != 1 || !strings.Contains(out, "MISSING") {
 		t.Errorf("a promise without figures of the server: code %d\n%s%s", code, out, errs)
 	}
 	if xml, err := os.ReadFile(junit); err != nil || !strings.Contains(string(xml), "<failure") {
 		t.Errorf("JUnit's file: %s, %v", xml, err)
+	}
+	if page, err := os.ReadFile(html); err != nil || !strings.Contains(string(page), "cache_hit_rate") || !strings.Contains(string(page), "get_city") {
+		t.Errorf("the report: %d bytes, %v", len(page), err)
 	}
 	out, errs, code = harness.Run(t, nil, "compare", "--threshold", "1000", file(0), file(1))
 	if code != 0 || !strings.Contains(out, "latency.p95") || !strings.Contains(out, "0 worse") {

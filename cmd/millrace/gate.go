@@ -13,6 +13,7 @@ type gateCmd struct {
 	Gates    string `arg:"" help:"The file of the gates, or promise or soak."`
 	File     string `arg:"" help:"The run's JSON." name:"run"`
 	JUnit    string `name:"junit" help:"Write JUnit's XML here too." placeholder:"FILE"`
+	HTML     string `name:"html" help:"Write the run's report with these verdicts here." placeholder:"FILE"`
 	Markdown string `help:"Write a Markdown table here too." placeholder:"FILE"`
 }
 
@@ -32,6 +33,9 @@ func (c *gateCmd) Run() error {
 	err = verdict.Write(os.Stdout)
 	if c.JUnit != "" {
 		err = errors.Join(err, writeFile(c.JUnit, verdict.WriteJUnit))
+	}
+	if c.HTML != "" {
+		err = errors.Join(err, writeFile(c.HTML, func(w io.Writer) error { return run.WriteHTML(w, verdict.Lines()) }))
 	}
 	if c.Markdown != "" {
 		err = errors.Join(err, writeFile(c.Markdown, verdict.WriteMarkdown))

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -45,7 +46,8 @@ type loadCmd struct {
 	Metrics string `help:"The URL of the server's Prometheus metrics." placeholder:"URL"`
 	PID     int    `name:"pid" help:"The server's process on this machine."`
 
-	Out string `help:"Write the run's JSON here." short:"o" placeholder:"FILE"`
+	Out  string `help:"Write the run's JSON here." short:"o" placeholder:"FILE"`
+	HTML string `name:"html" help:"Write a report here: one file that needs no network." placeholder:"FILE"`
 }
 
 func (c *loadCmd) Run() error {
@@ -74,6 +76,11 @@ func (c *loadCmd) Run() error {
 	run.WriteSummary(os.Stdout)
 	if c.Out != "" {
 		if err := run.Write(c.Out); err != nil {
+			return err
+		}
+	}
+	if c.HTML != "" {
+		if err := writeFile(c.HTML, func(w io.Writer) error { return run.WriteHTML(w, nil) }); err != nil {
 			return err
 		}
 	}

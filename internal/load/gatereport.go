@@ -94,3 +94,15 @@ func (v *Verdict) WriteJUnit(w io.Writer) error {
 	_, err = io.WriteString(w, xml.Header+string(data)+"\n")
 	return err
 }
+
+// Lines gives the results for a report.
+func (v *Verdict) Lines() (out []Line) {
+	for _, r := range v.Results {
+		value := r.Value
+		if r.Reason != "" {
+			value = r.Reason
+		}
+		out = append(out, Line{Name: r.Figure, Value: value, Limit: r.Limit, Passed: r.Outcome == Pass})
+	}
+	return out
+}
