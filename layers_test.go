@@ -24,6 +24,7 @@ var levels = map[string]int{
 	"internal/conf":      0,
 	"internal/telemetry": 0,
 	"internal/proc":      0,
+	"internal/schema":    0,
 	"internal/pgtest":    0,
 	"internal/client":    1,
 	"internal/sqldb":     1,

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/google/jsonschema-go/jsonschema"
+
+	"millrace/internal/schema"
 )
 
 // compileSchema compiles a JSON Schema of the file. One that is none would break more than itself: clients refuse the
@@ -29,7 +31,7 @@ func compileSchema(v any) (*jsonschema.Resolved, error) {
 		}
 		return nil, fmt.Errorf("is no JSON Schema: %w", err)
 	}
-	resolved, err := s.Resolve(nil) // finds wrong patterns and references
+	resolved, err := schema.Resolve(&s) // finds wrong patterns and references
 	if err != nil {
 		return nil, fmt.Errorf("is no JSON Schema: %s", strings.ReplaceAll(err.Error(), "jsonschema.Schema: <anonymous schema>: ", ""))
 	}

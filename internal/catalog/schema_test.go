@@ -35,6 +35,8 @@ func TestOutputSchemas(t *testing.T) {
 		{object{"type": "object", "properties": object{"a": object{"pattern": "("}}}, "pattern"},
 		{object{"type": "object", "properties": object{"a": object{"$ref": "#/$defs/none"}}}, "none"},
 		{object{"type": "object", "properties": object{"a": nil}}, "a"},
+		{object{"type": "object", "$ref": "#"}, "refers to itself"},
+		{object{"type": "object", "properties": object{"a": object{"items": object{"$ref": "#/properties/a/items"}}}}, "refers to itself"},
 	} {
 		_, faults := New(Definitions{Tools: []Tool{sqlTool("a", "SELECT 1", func(t *Tool) { t.Output = c.schema })}},
 			Deps{Sources: sources, Meter: func(mcp.Method, string) mcp.Meter { return nil }})

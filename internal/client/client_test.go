@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -404,6 +405,40 @@ func TestCloseEndsCalls(t *testing.T) {
 	}
 	if err := s.Call(context.Background(), &Call{Method: "ping"}, new(Answer)); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("a call after Close gave %v", err)
+	}
+}
+
+// Close does not wait for a server of 2024-11-05 that asks and does not take the answers.
+func TestCloseGivesAnswersUp(t *testing.T) {
+	t.Parallel()
+	silent := make(chan struct{})
+	defer close(silent)
+	var stuck atomic.Int64
+	full := make(chan struct{})
+	srv := raw(t, func(_ int, body string) (string, bool) {
+		switch {
+		case body == "":
+			events := "event: endpoint\ndata: /mcp\n\n" + `data: {"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2024-11-05"}}` + "\n\n"
+			events += strings.Repeat(`data: {"jsonrpc":"2.0","id":"p","method":"ping"}`+"\n\n", 100)
+			return "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + events, true
+		case strings.Contains(body, `"result"`):
+			if stuck.Add(1) == mostAsking {
+				close(full)
+			}
+			<-silent
+			return "", false
+		}
+		return "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n", true
+	})
+	s, err := Open(t.Context(), Config{URL: srv.url(), Revision: mcp.Revision20241105, Timeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-full
+	began := time.Now()
+	s.Close()
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("Close took %s", took)
 	}
 }
 

@@ -12,8 +12,8 @@ import (
 	"millrace/internal/mcp"
 )
 
-// errLeft is why calls fail once their connection is gone.
-var errLeft = errors.New("the server closed the connection")
+// ErrLeft is why calls fail once the one connection that carries them all is gone.
+var ErrLeft = errors.New("the server closed the connection")
 
 // duplex is a connection that carries the messages of many calls both ways: standard input and output of a process, or
 // the event stream and the POSTs of 2024-11-05. Its methods are safe for concurrent use.
@@ -24,6 +24,8 @@ type duplex struct {
 	wg   sync.WaitGroup
 
 	asking chan struct{} // holds something for each request of the server that is being answered
+	life   context.Context
+	end    context.CancelFunc // of life: what is being answered is given up
 
 	mu      sync.Mutex // guards what follows
 	pending map[int64]*waiting
@@ -40,7 +42,9 @@ type waiting struct {
 }
 
 func newDuplex(s *Session, send func(context.Context, []byte) error, stop func()) *duplex {
-	return &duplex{s: s, send: send, stop: stop, asking: make(chan struct{}, mostAsking), pending: map[int64]*waiting{}}
+	d := &duplex{s: s, send: send, stop: stop, asking: make(chan struct{}, mostAsking), pending: map[int64]*waiting{}}
+	d.life, d.end = context.WithCancel(context.Background())
+	return d
 }
 
 // begin reads messages, each into the buffer that next gives, until next fails or the server breaks the protocol; then it
@@ -112,7 +116,11 @@ const mostAsking = 16
 
 // answer answers a request of the server, without holding up the answers of other calls: a user may have to think.
 func (d *duplex) answer(data []byte, call *Call) {
-	d.asking <- struct{}{}
+	select {
+	case d.asking <- struct{}{}:
+	case <-d.life.Done():
+		return
+	}
 	own := new(mcp.Request)
 	if fault := own.Scan(append([]byte(nil), data...)); fault != nil {
 		panic("a message that was scanned is none: " + fault.Message)
@@ -120,7 +128,7 @@ func (d *duplex) answer(data []byte, call *Call) {
 	d.wg.Go(func() {
 		defer func() { <-d.asking }()
 		reply := appendReply(nil, own, call)
-		ctx, cancel := context.WithTimeout(context.Background(), d.s.t.Timeout)
+		ctx, cancel := context.WithTimeout(d.life, d.s.t.Timeout)
 		defer cancel()
 		_ = d.send(ctx, reply) // where it fails, so does reading
 	})
@@ -141,7 +149,7 @@ func (d *duplex) who(f func(*Call) bool) (all []*waiting) {
 // fail ends every call that waits, and those to come.
 func (d *duplex) fail(err error) {
 	if isEOF(err) || errors.Is(err, os.ErrClosed) {
-		err = errLeft
+		err = ErrLeft
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -200,6 +208,7 @@ func (d *duplex) forget(id int64, w *waiting) bool {
 }
 
 func (d *duplex) close() {
+	d.end()
 	d.stop()
 	d.wg.Wait()
 }

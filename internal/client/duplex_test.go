@@ -107,7 +107,7 @@ func TestCommand(t *testing.T) {
 // However a process misbehaves, its calls end in time, and it is gone when the session is closed.
 func TestBadCommands(t *testing.T) {
 	t.Parallel()
-	for mode, want := range map[string]error{"leaves": errLeft, "closes": errLeft, "babbles": ErrProtocol, "endless": ErrProtocol, "silent": context.DeadlineExceeded, "leaves a child": context.DeadlineExceeded} {
+	for mode, want := range map[string]error{"leaves": ErrLeft, "closes": ErrLeft, "babbles": ErrProtocol, "endless": ErrProtocol, "silent": context.DeadlineExceeded, "leaves a child": context.DeadlineExceeded} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			s, err := command(t.Context(), t, mode, mcp.Modern)
@@ -122,7 +122,7 @@ func TestBadCommands(t *testing.T) {
 				t.Errorf("gave %v, want %v", err, want)
 			}
 			s.Close()
-			if err := s.Call(t.Context(), &Call{Method: "tools/call"}, new(Answer)); !errors.Is(err, want) && !errors.Is(err, errLeft) {
+			if err := s.Call(t.Context(), &Call{Method: "tools/call"}, new(Answer)); !errors.Is(err, want) && !errors.Is(err, ErrLeft) {
 				t.Errorf("after it: %v", err)
 			}
 		})

@@ -83,7 +83,7 @@ func (s *Session) callShared(ctx context.Context, deadline time.Time, id int64, 
 
 // giveUp tells a legacy server that nobody waits for a call any more: there, leaving is no cancellation.
 func (s *Session) giveUp(id int64, call *Call) {
-	if call.Method != "initialize" && !s.rev.IsModern() {
+	if call.Method != "initialize" && !s.Revision().IsModern() {
 		s.cancelled(id)
 	}
 }
@@ -113,8 +113,9 @@ func (s *Session) post(ctx context.Context, body []byte) error {
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
-	lines := s.extra
-	if s.rev.IsModern() {
+	tongue := s.tongue.Load()
+	lines := tongue.extra
+	if tongue.rev.IsModern() {
 		var m mcp.Request
 		if m.Scan(body) == nil {
 			lines = appendHeader(append([]byte(nil), lines...), "Mcp-Method", string(m.MethodName))

@@ -52,18 +52,19 @@ func newSession(t *target, rev mcp.Revision) *Session {
 
 // speak sets what every request of a revision carries.
 func (s *Session) speak(rev mcp.Revision) {
-	s.rev, s.meta, s.extra = rev, nil, nil
+	t := &tongue{rev: rev}
 	if rev.IsModern() {
-		s.meta = mcp.AppendText([]byte(`"io.modelcontextprotocol/protocolVersion":`), rev.String())
-		s.meta = append(append(s.meta, `,"io.modelcontextprotocol/clientInfo":`...), s.t.info()...)
-		s.meta = append(append(s.meta, `,"io.modelcontextprotocol/clientCapabilities":`...), s.t.Capabilities...)
+		t.meta = mcp.AppendText([]byte(`"io.modelcontextprotocol/protocolVersion":`), rev.String())
+		t.meta = append(append(t.meta, `,"io.modelcontextprotocol/clientInfo":`...), s.t.info()...)
+		t.meta = append(append(t.meta, `,"io.modelcontextprotocol/clientCapabilities":`...), s.t.Capabilities...)
 	}
 	if rev >= mcp.Revision20250618 {
-		s.extra = appendHeader(s.extra, "MCP-Protocol-Version", rev.String())
+		t.extra = appendHeader(t.extra, "MCP-Protocol-Version", rev.String())
 	}
 	if s.id != "" {
-		s.extra = appendHeader(s.extra, "Mcp-Session-Id", s.id)
+		t.extra = appendHeader(t.extra, "Mcp-Session-Id", s.id)
 	}
+	s.tongue.Store(t)
 }
 
 // info is clientInfo.
@@ -120,7 +121,7 @@ func discover(ctx context.Context, t *target) (*Session, error) {
 // initialize opens a legacy session.
 func initialize(ctx context.Context, t *target, rev mcp.Revision) (*Session, error) {
 	s := newSession(t, rev)
-	s.extra = nil // nothing is negotiated yet
+	s.tongue.Store(&tongue{rev: rev}) // nothing is negotiated yet
 	if err := s.greet(ctx, rev); err != nil {
 		s.Close()
 		return nil, err
@@ -231,7 +232,7 @@ func beginDirect(w *wire, t *target) (endpoint string, r *mcp.EventReader, err e
 
 // Listen carries the messages of a legacy session that belong to no call, until ctx ends, the session or the stream does.
 func (s *Session) Listen(ctx context.Context, notify func(message []byte)) error {
-	if s.rev.IsModern() || s.duplex != nil {
+	if s.Revision().IsModern() || s.duplex != nil {
 		return errors.New("only sessions of Streamable HTTP before 2026-07-28 have a stream of their own")
 	}
 	w, err := dialWire(ctx, s.t)
@@ -241,7 +242,7 @@ func (s *Session) Listen(ctx context.Context, notify func(message []byte)) error
 	defer w.close()
 	stop := context.AfterFunc(ctx, w.close)
 	defer stop()
-	if err := w.get(s.extra); err != nil {
+	if err := w.get(s.tongue.Load().extra); err != nil {
 		return s.cause(ctx, err)
 	}
 	if w.head.status != http.StatusOK || !w.head.isEvents {
@@ -283,6 +284,7 @@ func OpenCommand(ctx context.Context, cmd *exec.Cmd, cfg Config) (*Session, erro
 		return nil, err
 	}
 	s := &Session{t: t, wires: &wires{t: t}}
+	s.speak(cfg.Revision)
 	s.duplex = newDuplex(s, p.send, p.stop)
 	s.duplex.begin(p.next, p.end)
 	rev := cfg.Revision

@@ -56,10 +56,8 @@ type Answer struct {
 // connection of its own, or, where one connection carries all, a turn on it.
 type Session struct {
 	t      *target
-	rev    mcp.Revision
 	id     string // of a legacy session, "" for none
-	meta   []byte // the members of _meta that a modern request carries
-	extra  []byte // header lines of every request
+	tongue atomic.Pointer[tongue]
 	ids    atomic.Int64
 	wires  *wires
 	shared *http.Client // carries HTTP/2
@@ -68,8 +66,16 @@ type Session struct {
 	serverName, serverVersion string // as initialize or server/discover said; set before the session is used
 }
 
+// tongue is a revision and what it makes every request carry. It is replaced once the server has said what it speaks, while
+// the server's first requests may already be answered.
+type tongue struct {
+	rev   mcp.Revision
+	meta  []byte // the members of _meta that a modern request carries
+	extra []byte // header lines
+}
+
 // Revision is what the session speaks.
-func (s *Session) Revision() mcp.Revision { return s.rev }
+func (s *Session) Revision() mcp.Revision { return s.tongue.Load().rev }
 
 // Server is what the server calls itself and its version; empty where it has not said so.
 func (s *Session) Server() (name, version string) { return s.serverName, s.serverVersion }
@@ -96,7 +102,7 @@ func (s *Session) Close() {
 func (s *Session) end() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	req, err := s.t.request(ctx, http.MethodDelete, s.extra)
+	req, err := s.t.request(ctx, http.MethodDelete, s.tongue.Load().extra)
 	if err != nil {
 		return
 	}
@@ -116,17 +122,18 @@ func (s *Session) appendRequest(dst []byte, id int64, call *Call) []byte {
 // appendMethod writes the rest of a request or notification, from its method on.
 func (s *Session) appendMethod(dst []byte, call *Call) []byte {
 	dst = mcp.AppendText(append(dst, `,"method":`...), call.Method)
-	if call.Params == nil && call.Meta == nil && !s.rev.IsModern() {
+	t := s.tongue.Load()
+	if call.Params == nil && call.Meta == nil && !t.rev.IsModern() {
 		return append(dst, '}')
 	}
 	dst = append(append(dst, `,"params":{`...), call.Params...)
-	if call.Meta != nil || s.rev.IsModern() {
+	if call.Meta != nil || t.rev.IsModern() {
 		if len(call.Params) > 0 {
 			dst = append(dst, ',')
 		}
-		dst = append(append(dst, `"_meta":{`...), s.meta...)
+		dst = append(append(dst, `"_meta":{`...), t.meta...)
 		if call.Meta != nil {
-			if len(s.meta) > 0 {
+			if len(t.meta) > 0 {
 				dst = append(dst, ',')
 			}
 			dst = append(dst, call.Meta...)
@@ -138,8 +145,9 @@ func (s *Session) appendMethod(dst []byte, call *Call) []byte {
 
 // appendHeaders writes the header lines of a call's request.
 func (s *Session) appendHeaders(dst []byte, call *Call) []byte {
-	dst = append(dst, s.extra...)
-	if s.rev.IsModern() {
+	t := s.tongue.Load()
+	dst = append(dst, t.extra...)
+	if t.rev.IsModern() {
 		dst = appendHeader(dst, "Mcp-Method", call.Method)
 		if call.Name != "" {
 			dst = appendHeader(dst, "Mcp-Name", mcp.EncodeHeader(call.Name))
@@ -319,8 +327,8 @@ func (s *Session) events(ctx context.Context, w *wire, deadline time.Time, id in
 		if err != nil {
 			return err
 		}
-		if a.message.Kind == mcp.KindRequest && ctx.Err() == nil { // the time in which its user thinks is not the call's
-			deadline = deadline.Add(time.Since(began))
+		if a.message.Kind == mcp.KindRequest && a.message.Method != mcp.Ping && call.Ask != nil && ctx.Err() == nil {
+			deadline = deadline.Add(time.Since(began)) // the time in which its user thinks is not the call's
 			if err := w.conn.SetDeadline(deadline); err != nil {
 				return err
 			}
@@ -373,8 +381,8 @@ func (s *Session) event(ctx context.Context, e *mcp.StreamEvent, id int64, call 
 
 // reply answers a request of the server.
 func (s *Session) reply(ctx context.Context, m *mcp.Request, call *Call) error {
-	if s.rev.IsModern() {
-		return protocolErrorf("a server of revision %s sent a request", s.rev)
+	if rev := s.Revision(); rev.IsModern() {
+		return protocolErrorf("a server of revision %s sent a request", rev)
 	}
 	return s.post(ctx, appendReply(nil, m, call))
 }

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"millrace/internal/client"
@@ -43,7 +44,8 @@ const (
 	stopTime  = 40 * time.Second // until it has ended by itself
 )
 
-// Run makes the rounds and says what they came to. A run that is not valid is made again once.
+// Run makes the rounds and says what they came to. A run that is not valid is made again, once: two are an
+// error.
 func (ab *AB) Run(ctx context.Context) (*Comparison, error) {
 	if ab.Rounds < leastRounds {
 		return nil, fmt.Errorf("%d rounds tell nothing: allow at least %d", ab.Rounds, leastRounds)
@@ -93,8 +95,10 @@ func (ab *AB) side(ctx context.Context, side int) (*Run, error) {
 			return nil, err
 		case run.Interrupted:
 			return nil, errors.New("interrupted")
-		case len(run.Invalid) == 0 || again:
+		case len(run.Invalid) == 0:
 			return run, nil
+		case again:
+			return nil, fmt.Errorf("two runs were not valid, one after the other: %s", run.Invalid[0])
 		}
 		if ab.Note != nil {
 			ab.Note(fmt.Sprintf("a run of %s is not valid and is made again: %s", sideNames[side], run.Invalid[0]))
@@ -128,7 +132,9 @@ func (ab *AB) once(ctx context.Context, side int) (*Run, error) {
 		return nil, err
 	}
 	opts := ab.Options
-	opts.Watch.PID = cmd.Process.Pid
+	if runtime.GOOS == "linux" { // elsewhere a process cannot be looked at
+		opts.Watch.PID = cmd.Process.Pid
+	}
 	return Execute(ctx, opts)
 }
 

@@ -208,7 +208,7 @@ func (ch *Change) judge(threshold float64) Outcome {
 	}
 	switch {
 	case ch.P >= level || change <= math.Log1p(threshold):
-		if ch.High > 1+threshold || ch.Low < 1/(1+threshold) {
+		if math.IsNaN(ch.Ratio) || ch.High > 1+threshold || ch.Low < 1/(1+threshold) {
 			return Unclear
 		}
 		return Same

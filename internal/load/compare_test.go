@@ -358,3 +358,15 @@ func TestStudent(t *testing.T) {
 		}
 	}
 }
+
+// Errors where there were none have no ratio: what is not significant of them is unclear, not the same.
+func TestNewErrorsAreUnclear(t *testing.T) {
+	t.Parallel()
+	nan := math.NaN()
+	for p, want := range map[float64]Outcome{0.39: Unclear, 0.001: Worse} {
+		ch := Change{Figure: figureErrors.name, Old: 0, New: 0.05, Ratio: nan, Low: nan, High: nan, P: p}
+		if got := ch.judge(0.05); got != want {
+			t.Errorf("p %v: %s, want %s", p, got, want)
+		}
+	}
+}

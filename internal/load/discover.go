@@ -8,11 +8,13 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/google/jsonschema-go/jsonschema"
 
 	"millrace/internal/client"
 	"millrace/internal/mcp"
+	"millrace/internal/schema"
 )
 
 // listed is what of a server's lists matters here.
@@ -50,6 +52,7 @@ type property struct {
 // Bounds of what is listed.
 const (
 	mostPages = 100
+	mostFound = 50 // of tools, and of resources, that become operations: each has histograms of its own
 	mostItems = 10_000
 )
 
@@ -123,7 +126,7 @@ func names(tools []listedTool) string {
 			out = append(out, "…")
 			break
 		}
-		out = append(out, t.Name)
+		out = append(out, clip(t.Name))
 	}
 	if len(out) == 0 {
 		return "none"
@@ -141,9 +144,11 @@ func (o *operation) adopt(t *listedTool) {
 	if len(t.OutputSchema) == 0 {
 		return
 	}
-	var schema jsonschema.Schema
-	if json.Unmarshal(t.OutputSchema, &schema) == nil {
-		o.output, _ = schema.Resolve(nil) // one that is no schema is not held against anything
+	var s jsonschema.Schema
+	if json.Unmarshal(t.OutputSchema, &s) == nil {
+		if output, err := schema.Resolve(&s); err == nil { // nothing is held against one that is no schema
+			o.output = output
+		}
 	}
 }
 
@@ -159,6 +164,10 @@ func discover(ctx context.Context, s *Scenario, session *client.Session, tools [
 		if !t.Annotations.ReadOnly {
 			continue
 		}
+		if len(calls) == mostFound {
+			notes = append(notes, fmt.Sprintf("of the tools only the first %d are called", mostFound))
+			break
+		}
 		cfg := OperationConfig{Tool: t.Name, Arguments: map[string]any{}}
 		cfg.SetDefaults()
 		for _, name := range t.InputSchema.Required {
@@ -166,7 +175,7 @@ func discover(ctx context.Context, s *Scenario, session *client.Session, tools [
 			cfg.Arguments[name] = p.sample()
 		}
 		if err := try(ctx, session, cfg, t); err != nil {
-			notes = append(notes, fmt.Sprintf("tool %s is left out: %v", t.Name, err))
+			notes = append(notes, fmt.Sprintf("tool %s is left out: %s", clip(t.Name), clip(err.Error())))
 			continue
 		}
 		calls = append(calls, cfg)
@@ -174,7 +183,7 @@ func discover(ctx context.Context, s *Scenario, session *client.Session, tools [
 	if s.mixed {
 		resources, err := list(ctx, session, "resources/list")
 		if err != nil {
-			notes = append(notes, "no resource is read: "+err.Error())
+			notes = append(notes, "no resource is read: "+clip(err.Error()))
 		}
 		for _, r := range resources.Resources {
 			read, hold := OperationConfig{Resource: r.URI}, OperationConfig{Subscribe: r.URI}
@@ -183,8 +192,12 @@ func discover(ctx context.Context, s *Scenario, session *client.Session, tools [
 			if strings.Contains(r.URI, "{") {
 				continue
 			}
+			if len(reads) == mostFound {
+				notes = append(notes, fmt.Sprintf("of the resources only the first %d are read", mostFound))
+				break
+			}
 			if err := try(ctx, session, read, nil); err != nil {
-				notes = append(notes, fmt.Sprintf("resource %s is left out: %v", r.URI, err))
+				notes = append(notes, fmt.Sprintf("resource %s is left out: %s", clip(r.URI), clip(err.Error())))
 				continue
 			}
 			reads, holds = append(reads, read), append(holds, hold)
@@ -233,7 +246,7 @@ func try(ctx context.Context, session *client.Session, cfg OperationConfig, t *l
 		switch {
 		case kind == kindTool:
 			text, _ := mcp.Text(mcp.Member(first(mcp.Member(q.answer.Result, "content")), "text"))
-			return fmt.Errorf("it answers with an error: %s", clip(string(text)))
+			return fmt.Errorf("it answers with an error: %s", text)
 		case kind != "" && err != nil:
 			return err
 		case kind != "" && q.answer.Error != nil:
@@ -253,24 +266,30 @@ func first(array []byte) (out []byte) {
 	return out
 }
 
+// clip shortens what a server said, and takes out what would do more than be seen on a terminal.
 func clip(text string) string {
 	if len(text) > 200 {
-		return strings.ToValidUTF8(text[:200], "") + "…"
+		text = text[:200] + "…"
 	}
-	return text
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, text)
 }
 
 // sample gives what makes values of a property. Where its schema says little, values are few, small and plain.
 func (p *property) sample() any {
 	switch {
 	case p.Const != nil:
-		return p.Const
+		return map[string]any{"choice": []any{p.Const}} // as it stands: a server does not name our files
 	case len(p.Enum) > 0:
 		return map[string]any{"choice": p.Enum}
 	case len(p.Examples) > 0:
 		return map[string]any{"choice": p.Examples}
 	case p.Default != nil:
-		return p.Default
+		return map[string]any{"choice": []any{p.Default}}
 	}
 	kind, _ := p.Type.(string)
 	if several, ok := p.Type.([]any); ok && len(several) > 0 {

@@ -27,6 +27,7 @@ type engine struct {
 	start      time.Time
 	numbers    atomic.Uint64 // of closed loops' requests
 	holds      chan struct{} // holds something for each subscription that is held
+	timeout    time.Duration // of one request
 
 	// calls is what calls run in. A call over HTTP/1.1 is cheapest in a context that never ends; the end of the run closes
 	// its connection.
@@ -68,7 +69,7 @@ func newEngine(ctx context.Context, opts *Options, operations []*operation, sess
 		return nil, err
 	}
 	e := &engine{operations: operations, seed: s.Seed, sessions: sessions, rec: newRecorder(operations, expected, s.LateLimit.Std()),
-		schedule: &schedule{most: s.MaxInFlight}, pacer: p, holds: make(chan struct{}, s.MaxInFlight)}
+		schedule: &schedule{most: s.MaxInFlight}, pacer: p, holds: make(chan struct{}, s.MaxInFlight), timeout: s.Timeout.Std()}
 	e.ctx, e.stop = context.WithCancel(ctx)
 	e.calls = context.Background()
 	if s.HTTP2 {
@@ -203,9 +204,9 @@ func (w *worker) do(t turn) {
 		index = sort.SearchFloat64s(e.weights, w.rand.Float64()*e.weights[len(e.weights)-1])
 	}
 	o := e.operations[index]
+	sent := e.now()
 	session := w.slot.get()
 	o.build(&w.q, session.Revision(), w.rand)
-	sent := e.now()
 	var err error
 	switch {
 	case o.Subscribe != "":
@@ -231,7 +232,7 @@ func (w *worker) do(t turn) {
 		}
 	}
 	e.rec.record(t, index, sent, end.Sub(e.start), kind)
-	if kind == "http 404" {
+	if kind == "http 404" && session.ID() != "" || errors.Is(err, client.ErrLeft) {
 		w.slot.renew(e.ctx, session)
 	}
 }
@@ -252,15 +253,17 @@ func (e *engine) subscribe(w *worker, session *client.Session, o *operation) err
 	}
 	params, name := append([]byte(nil), w.q.params...), w.q.call.Name
 	confirmed := make(chan error, 1)
+	ctx, giveUp := context.WithCancel(e.ctx)
 	e.wg.Go(func() {
 		defer func() { <-e.holds }()
+		defer giveUp()
 		if session.Revision().IsModern() {
-			e.listen(session, o, name, confirmed)
+			e.listen(ctx, session, o, name, confirmed)
 			return
 		}
 		var a client.Answer
 		call := client.Call{Method: "resources/subscribe", Name: name, Params: params}
-		err := session.Call(e.ctx, &call, &a)
+		err := session.Call(ctx, &call, &a)
 		if err == nil && a.Error != nil {
 			err = a.Error
 		}
@@ -272,12 +275,20 @@ func (e *engine) subscribe(w *worker, session *client.Session, o *operation) err
 		call.Method = "resources/unsubscribe"
 		_ = session.Call(context.WithoutCancel(e.ctx), &call, &a) // its answer is no figure of the run
 	})
-	return <-confirmed
+	timer := time.NewTimer(e.timeout)
+	defer timer.Stop()
+	select {
+	case err := <-confirmed:
+		return err
+	case <-timer.C:
+		giveUp()
+		return context.DeadlineExceeded
+	}
 }
 
 // listen holds a subscription of the stateless revision, which is a request that lasts.
-func (e *engine) listen(session *client.Session, o *operation, uri string, confirmed chan<- error) {
-	ctx, cancel := context.WithCancelCause(e.ctx)
+func (e *engine) listen(ctx context.Context, session *client.Session, o *operation, uri string, confirmed chan<- error) {
+	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	told := false
 	tell := func(err error) {

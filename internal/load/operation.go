@@ -36,6 +36,7 @@ func newOperation(cfg OperationConfig) (*operation, error) {
 	if o.Name == "" {
 		o.Name = o.describe()
 	}
+	o.Name = clip(o.Name) // it may be a server's text
 	var err error
 	if o.args, err = newArguments(cfg.Arguments); err != nil {
 		return nil, fmt.Errorf("operation %s: %w", o.Name, err)

@@ -29,8 +29,10 @@ type recorder struct {
 type phaseRecord struct {
 	Phase
 	block      time.Duration // length of a block
-	end        time.Duration // of what was due so far
-	sent, late int64         // requests that waited for no other, and of them the late ones
+	blocks     int
+	all        *hdr.Histogram // of all operations
+	end        time.Duration  // of what was due so far
+	sent, late int64          // requests that waited for no other, and of them the late ones
 	operations []operationRecord
 }
 
@@ -68,7 +70,7 @@ func newRecorder(operations []*operation, expected, lateLimit time.Duration) *re
 // begin adds a phase, and gives its number.
 func (r *recorder) begin(name, kind string, start, length time.Duration) int {
 	blocks := max(1, min(mostBlocks, length/leastBlock)) // equally long
-	p := &phaseRecord{block: max(1, length/blocks), operations: make([]operationRecord, len(r.operations))}
+	p := &phaseRecord{all: newHistogram(), block: max(1, length/blocks), blocks: int(blocks), operations: make([]operationRecord, len(r.operations))}
 	p.Name, p.Kind, p.Start = name, kind, start.Seconds()
 	p.Measured = kind != "warm-up" && kind != "cool-down"
 	r.mu.Lock()
@@ -128,7 +130,7 @@ func (r *recorder) record(t turn, operation int, sent, now time.Duration, kind s
 		r.closeInterval(r.length)
 	}
 	// A block is closed by the first answer that comes after it; what comes after the phase's end belongs to its last.
-	for o.index < int((min(now, p.end-1)-time.Duration(p.Start*1e9))/p.block) {
+	for o.index < min(p.blocks-1, int((now-time.Duration(p.Start*1e9))/p.block)) {
 		o.close(p.block)
 	}
 	if kind != "" {
@@ -143,6 +145,7 @@ func (r *recorder) record(t turn, operation int, sent, now time.Duration, kind s
 	r.answered++
 	o.Done++
 	record(o.all, latency)
+	record(p.all, latency)
 	record(o.current, latency)
 	r.interval.Done++
 	record(r.interval.all, latency)
@@ -237,14 +240,7 @@ func (r *recorder) look(phase int) progress {
 	}
 	if phase < len(r.phases) {
 		p := r.phases[phase]
-		out.phase = p.Name
-		sum := newHistogram()
-		for i := range p.operations {
-			if h := p.operations[i].all; h != nil {
-				sum.Merge(h)
-			}
-		}
-		out.total = latencyOf(sum, false)
+		out.phase, out.total = p.Name, latencyOf(p.all, false)
 	}
 	out.recent = append(out.recent, r.done[max(0, len(r.done)-60):]...)
 	return out
@@ -256,15 +252,10 @@ func (r *recorder) step(phase int) (c Counts, l Latency, sent, late int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	sent, late = r.phases[phase].sent, r.phases[phase].late
-	sum := newHistogram()
 	for i := range r.phases[phase].operations {
-		o := &r.phases[phase].operations[i]
-		c.add(&o.Counts)
-		if o.all != nil {
-			sum.Merge(o.all)
-		}
+		c.add(&r.phases[phase].operations[i].Counts)
 	}
-	return c, latencyOf(sum, false), sent, late
+	return c, latencyOf(r.phases[phase].all, false), sent, late
 }
 
 func (c *Counts) add(d *Counts) {
@@ -298,25 +289,23 @@ func (r *recorder) finish(run *Run, end time.Duration) {
 		if p.Seconds == 0 {
 			continue
 		}
-		sum := newHistogram()
 		for i := range p.operations {
 			o := &p.operations[i]
 			if o.all == nil {
 				continue
 			}
-			for o.index < max(1, int((p.end-time.Duration(p.Start*1e9))/p.block)) { // the rest, which may be a part of one
+			for o.index < max(1, min(p.blocks, int((p.end-time.Duration(p.Start*1e9))/p.block))) { // the rest, which may be a part of one
 				o.close(p.block)
 			}
 			if o.current.TotalCount() > 0 || o.failed > 0 {
 				o.close(p.block)
 			}
-			sum.Merge(o.all)
 			p.add(&o.Counts)
 			p.Operations = append(p.Operations, Operation{Name: r.operations[i].Name, Method: r.operations[i].method,
 				Counts: Counts{Offered: o.Offered, Done: o.Done, Errors: maps.Clone(o.Errors)}, Throughput: float64(o.Done) / p.Seconds,
 				Latency: latencyOf(o.all, true), Blocks: o.blocks})
 		}
-		p.Latency = latencyOf(sum, true)
+		p.Latency = latencyOf(p.all, true)
 		p.Throughput = float64(p.Done) / p.Seconds
 		run.Phases = append(run.Phases, p.Phase)
 	}

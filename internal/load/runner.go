@@ -142,6 +142,7 @@ func (r *runner) phases(ctx context.Context) {
 		r.sample(beside)
 		wg.Go(func() { every(beside, sampleEvery, func() { r.sample(beside) }) })
 	}
+	r.end = e.now()
 	wg.Go(func() { every(beside, probeEvery, r.probe) })
 	if r.Look != nil {
 		wg.Go(func() { every(beside, time.Second, r.tell) })
@@ -182,9 +183,8 @@ func every(ctx context.Context, d time.Duration, f func()) {
 func (r *runner) run(p *PhaseConfig) {
 	e := r.engine
 	start, length := e.now(), p.Duration.Std()
-	if r.end > start-time.Second { // phases follow each other without a gap, but for what the last one left undone
-		start = max(r.end, start-50*time.Millisecond)
-	}
+	// Phases follow each other without a gap, but for what the last one left undone: that must not make requests late.
+	start = max(r.end, start-r.Scenario.LateLimit.Std()/4)
 	switch {
 	case p.Kind == "stress":
 		r.stress(p)

@@ -194,6 +194,20 @@ func TestErrorsHaveKinds(t *testing.T) {
 	}
 }
 
+// A subscription that is never confirmed is an error like any other answer that does not come.
+func TestSilentSubscription(t *testing.T) {
+	t.Parallel()
+	simulate(t, answer(right), func(t *testing.T, srv *server) {
+		s := scenario(PhaseConfig{Kind: "sustain", Duration: seconds(0.2), Rate: 50})
+		s.Operations[0] = OperationConfig{Subscribe: "a://silent", Weight: 1, Hold: seconds(10)}
+		s.Timeout = seconds(0.3)
+		run := execute(t, t.Context(), srv, s)
+		if c := run.Phases[0].Counts; c.Errors["timeout"] != 10 || c.Done != 0 || run.Seconds > 2 {
+			t.Errorf("%+v in %.1f s, want 10 of timeout", c, run.Seconds)
+		}
+	})
+}
+
 // A server that sends without end, or far too much, costs a bounded amount of memory and time.
 func TestFloods(t *testing.T) {
 	t.Parallel()
@@ -292,8 +306,12 @@ func TestDiscovery(t *testing.T) {
 		s := scenario(PhaseConfig{Kind: "sustain", Duration: seconds(0.2), Rate: 100})
 		s.Operations = nil
 		run := execute(t, t.Context(), srv, s)
-		if o := run.Phases[0].Operations; len(o) != 1 || o[0].Name != "get" || o[0].Done != 20 {
+		if o := run.Phases[0].Operations; len(o) != 2 || o[0].Name != "get" || o[1].Name != "greedy" || o[0].Done+o[1].Done != 20 {
 			t.Errorf("operations %+v", o)
+		}
+		// What looks like a name of a file is a value like any other: a server does not choose what is read here.
+		if !contains(srv.asked(), `"arguments":{"a":{"file":"/no/such/file"},"b":{"file":"/no/such/file"}}`) {
+			t.Error("the default and the constant were not sent as they stand")
 		}
 		if contains(srv.asked(), `"name":"put"`) {
 			t.Error("a tool that is not said to read only was called")
@@ -310,7 +328,7 @@ func TestDiscovery(t *testing.T) {
 		for _, o := range run.Phases[0].Operations {
 			shares[o.Name] = o.Done
 		}
-		if r, c, h := shares["read a://1"], shares["get"], shares["subscribe a://1"]; r < 120 || r > 160 || c < 25 || c > 55 || h < 8 || h > 35 {
+		if r, c, h := shares["read a://1"], shares["get"]+shares["greedy"], shares["subscribe a://1"]; r < 120 || r > 160 || c < 25 || c > 55 || h < 8 || h > 35 {
 			t.Errorf("of 200: %v", shares)
 		}
 	})
@@ -328,9 +346,9 @@ func TestNoRun(t *testing.T) {
 			"planted": {Endpoint: Endpoint{URL: good.URL, Dial: func(context.Context, string, string) (net.Conn, error) {
 				return nil, errors.New("planted")
 			}}, Scenario: s},
-			"is not this machine":                   {Endpoint: Endpoint{URL: "http://192.0.2.1/mcp", Dial: srv.dial}, Scenario: s},
-			"has no tool \"none\"; it has get, put": {Endpoint: good, Scenario: other},
-			"no such":                               {Endpoint: good, Scenario: s, Watch: Watch{PID: 1 << 30}},
+			"is not this machine":                           {Endpoint: Endpoint{URL: "http://192.0.2.1/mcp", Dial: srv.dial}, Scenario: s},
+			"has no tool \"none\"; it has get, greedy, put": {Endpoint: good, Scenario: other},
+			"no such": {Endpoint: good, Scenario: s, Watch: Watch{PID: 1 << 30}},
 		} {
 			if _, err := Execute(t.Context(), o); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%v, want %q", err, want)

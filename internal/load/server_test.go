@@ -1,6 +1,7 @@
 package load
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -107,6 +108,8 @@ const (
 	toolList = `{"resultType":"complete","tools":[
 		{"name":"get","inputSchema":{"type":"object","properties":{"id":{"type":"integer","minimum":5,"maximum":9}},"required":["id"]},
 		 "outputSchema":{"type":"object","properties":{"v":{"type":"integer"}},"required":["v"]},"annotations":{"readOnlyHint":true}},
+		{"name":"greedy","inputSchema":{"type":"object","properties":{"a":{"default":{"file":"/no/such/file"}},"b":{"const":{"file":"/no/such/file"}}},"required":["a","b"]},
+		 "outputSchema":{"type":"object","$ref":"#"},"annotations":{"readOnlyHint":true}},
 		{"name":"put","inputSchema":{"type":"object"}},
 		{"name":"picky","inputSchema":{"type":"object","properties":{"x":{"type":"string","pattern":"^never$"}},"required":["x"]},"annotations":{"readOnlyHint":true}}]}`
 	right = `{"resultType":"complete","content":[],"structuredContent":{"v":1}}`
@@ -154,6 +157,10 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		result = `{"contents":[]}`
 	case mcp.SubscriptionsListen:
 		time.Sleep(2 * time.Millisecond) // of the bubble's time
+		if bytes.Contains(body, []byte("silent")) {
+			<-r.Context().Done()
+			return
+		}
 		w.Header().Set("Content-Type", "text/event-stream")
 		fmt.Fprintf(w, "data: %s\n\n", `{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{}}`)
 		w.(http.Flusher).Flush()

@@ -74,11 +74,15 @@ func (e *Endpoint) open(ctx context.Context, s *Scenario, rev mcp.Revision) (*cl
 type slot struct {
 	open func(context.Context) (*client.Session, error)
 
-	once sync.Once // closes it
+	once   sync.Once      // closes it
+	ending sync.WaitGroup // of sessions that are being closed
 
 	mu      sync.Mutex // guards what follows
 	session *client.Session
 	opened  time.Time
+	opening bool              // a new session, without holding mu
+	old     []*client.Session // that others may still use
+	closed  bool
 }
 
 func (s *slot) get() *client.Session {
@@ -87,21 +91,50 @@ func (s *slot) get() *client.Session {
 	return s.session
 }
 
-// renew opens a new session in place of one that the server does not know any more; not more often than each second.
+// renew opens a new session in place of one that the server does not know any more; not more often than each second. Calls
+// of others with the old one are not disturbed: it is closed at the end.
 func (s *slot) renew(ctx context.Context, old *client.Session) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.session != old || time.Since(s.opened) < time.Second {
+	if s.session != old || s.opening || s.closed || time.Since(s.opened) < time.Second {
+		s.mu.Unlock()
 		return
 	}
-	s.opened = time.Now()
-	if session, err := s.open(ctx); err == nil { // otherwise the next error tries again
-		s.session = session
-		old.Close()
+	s.opening, s.opened = true, time.Now()
+	s.mu.Unlock()
+	session, err := s.open(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opening = false
+	if err != nil { // the next error tries again
+		return
+	}
+	stale := session // where the run has ended meanwhile
+	if !s.closed {
+		s.session, s.old, stale = session, append(s.old, old), nil
+		if len(s.old) > mostOld {
+			stale, s.old = s.old[0], s.old[1:] // nobody has used it for seconds
+		}
+	}
+	if stale != nil {
+		s.ending.Go(stale.Close)
 	}
 }
 
-func (s *slot) close() { s.once.Do(func() { s.get().Close() }) }
+// mostOld is how many sessions that were replaced are kept for those who still use them.
+const mostOld = 10
+
+func (s *slot) close() {
+	s.once.Do(func() {
+		s.mu.Lock()
+		s.closed = true
+		all := append(s.old, s.session)
+		s.mu.Unlock()
+		for _, session := range all {
+			session.Close()
+		}
+		s.ending.Wait()
+	})
+}
 
 // mostOpening is how many sessions are opened at a time.
 const mostOpening = 16
@@ -121,6 +154,8 @@ func openSessions(ctx context.Context, e *Endpoint, s *Scenario) (slots []*slot,
 	}
 	slots = make([]*slot, len(revisions))
 	faults := make([]error, len(revisions))
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	var wg sync.WaitGroup
 	room := make(chan struct{}, mostOpening)
 	for i, rev := range revisions {
@@ -132,17 +167,17 @@ func openSessions(ctx context.Context, e *Endpoint, s *Scenario) (slots []*slot,
 		room <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-room }()
-			slots[i].session, faults[i] = slots[i].open(ctx)
+			if slots[i].session, faults[i] = slots[i].open(ctx); faults[i] != nil {
+				cancel(faults[i]) // the first says why; the others need not be tried
+			}
 		})
 	}
 	wg.Wait()
 	if first != nil { // what the server negotiated is another revision than was asked for
 		first.Close()
 	}
-	for _, fault := range faults {
-		if fault == nil {
-			continue
-		}
+	if slices.ContainsFunc(faults, func(err error) bool { return err != nil }) {
+		fault := context.Cause(ctx)
 		for _, s := range slots {
 			if s.session != nil {
 				s.close()
@@ -190,14 +225,14 @@ func spread(shares map[string]float64, n int) (out []mcp.Revision) {
 func identify(ctx context.Context, sessions []*slot) (name, version string) {
 	for _, s := range sessions {
 		if name, version = s.get().Server(); name != "" {
-			return name, version
+			return clip(name), clip(version)
 		}
 	}
 	var a client.Answer
 	if s := sessions[0].get(); s.Revision().IsModern() && s.Call(ctx, &client.Call{Method: "server/discover"}, &a) == nil {
-		return client.ServerInfo(a.Result)
+		name, version = client.ServerInfo(a.Result)
 	}
-	return "", ""
+	return clip(name), clip(version)
 }
 
 // transport names how the sessions reach the server.
