@@ -65,7 +65,11 @@ func dispatch(args []string) error {
 		return attack(*addr, *tool, *key, *d)
 	}
 	job := func(ctx context.Context) error { return measureGenerator(ctx, args[1:]) }
-	if len(args) == 0 || args[0] != "generator" {
+	switch {
+	case len(args) > 0 && args[0] == "generator":
+	case len(args) > 0 && args[0] == "scenarios":
+		job = func(ctx context.Context) error { return scenarios(ctx, args[1:]) }
+	default:
 		o, err := parseOptions(args)
 		if err != nil {
 			return err
