@@ -140,8 +140,8 @@ func (s *Session) post(ctx context.Context, body []byte) error {
 			w.close()
 			return s.cause(ctx, err)
 		}
-		s.wires.put(w)
 		status = w.head.status
+		s.wires.put(w) // and with it w is another's
 	}
 	if status >= 300 {
 		return &StatusError{Status: status}
