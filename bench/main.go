@@ -67,6 +67,8 @@ func dispatch(args []string) error {
 	job := func(ctx context.Context) error { return measureGenerator(ctx, args[1:]) }
 	switch {
 	case len(args) > 0 && args[0] == "generator":
+	case len(args) > 0 && args[0] == "release":
+		job = func(ctx context.Context) error { return compareRelease(ctx, args[1:]) }
 	case len(args) > 0 && args[0] == "scenarios":
 		job = func(ctx context.Context) error { return scenarios(ctx, args[1:]) }
 	default:

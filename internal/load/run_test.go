@@ -1,11 +1,14 @@
 package load
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/jsonschema-go/jsonschema"
 )
 
 func TestRunIsReadAsItWasWritten(t *testing.T) {
@@ -34,6 +37,30 @@ func TestRunIsReadAsItWasWritten(t *testing.T) {
 	both, err := Merge(l, l, Latency{})
 	if err != nil || both.Count != 2002 || both.P99 != l.P99 {
 		t.Errorf("merged %+v, %v", both, err)
+	}
+}
+
+// The schema that is published is that of the types. MILLRACE_UPDATE=1 writes it anew.
+func TestPublishedSchema(t *testing.T) {
+	t.Parallel()
+	s, err := jsonschema.For[Run](nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Schema, s.Title = "https://json-schema.org/draft/2020-12/schema", "A run of millrace load, format 1"
+	want, err := json.MarshalIndent(s, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, '\n')
+	file := filepath.Join("..", "..", "docs", "load-run.schema.json")
+	if os.Getenv("MILLRACE_UPDATE") != "" {
+		if err := os.WriteFile(file, want, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := os.ReadFile(file); err != nil || string(got) != string(want) {
+		t.Errorf("%s is not the schema of a Run (%v): MILLRACE_UPDATE=1 go test ./internal/load -run %s writes it", file, err, t.Name())
 	}
 }
 

@@ -21,8 +21,11 @@ type value interface {
 	append(dst []byte, r *rand.Rand) []byte
 }
 
-// mostValues bounds the table behind a Zipf distribution, and the lines of a file.
-const mostValues = 1_000_000
+// mostValues bounds the table behind a Zipf distribution, and the lines of a file; mostFile the file's bytes.
+const (
+	mostValues = 1_000_000
+	mostFile   = 256 << 20
+)
 
 // literal is the same JSON each time.
 type literal []byte
@@ -199,6 +202,13 @@ func real(v any) (float64, bool) {
 
 // newFile is one of a file's lines, each as likely. A line that is JSON is that value, any other is a text.
 func newFile(name string) (value, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > mostFile {
+		return nil, fmt.Errorf("%s is no file of at most %d MiB", name, mostFile>>20)
+	}
 	data, err := os.ReadFile(name)
 	if err != nil {
 		return nil, err

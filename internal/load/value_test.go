@@ -81,6 +81,7 @@ func TestValuesThatCannotBe(t *testing.T) {
 		"1 to 1000000 values":    map[string]any{"zipf": []any{int64(1), int64(2_000_000)}, "exponent": 1.0},
 		"no list of values":      map[string]any{"choice": []any{}},
 		"no such file":           map[string]any{"file": "/no/such/file"},
+		"is no file of at most":  map[string]any{"file": os.TempDir()},
 	} {
 		if _, err := newValue(v); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v, want %q", v, err, want)
