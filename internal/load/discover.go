@@ -318,6 +318,11 @@ func (p *property) sample() any {
 	case "object":
 		return map[string]any{}
 	}
+	if p.Pattern != "" {
+		if _, err := newPattern(p.Pattern); err == nil {
+			return map[string]any{"pattern": p.Pattern}
+		}
+	}
 	letters := make([]any, 26)
 	for i := range letters {
 		letters[i] = strings.Repeat(string(rune('a'+i)), max(1, min(p.MinLength, 1000)))

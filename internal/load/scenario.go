@@ -58,7 +58,7 @@ type OperationConfig struct {
 	Subscribe string `yaml:"subscribe" desc:"Subscribe to this URI and hold that; {name} stands for an argument."`
 	Ping      bool   `yaml:"ping" desc:"Send the cheapest request that the revision has."`
 
-	Arguments   map[string]any `yaml:"arguments" desc:"Values, or what makes them: {uniform: [LOW, HIGH]}, {zipf: [LOW, HIGH], exponent: E}, {sequence: [LOW, HIGH]}, {choice: [A, B]}, {file: PATH} with one value a line."`
+	Arguments   map[string]any `yaml:"arguments" desc:"Values, or what makes them: {uniform: [LOW, HIGH]}, {zipf: [LOW, HIGH], exponent: E}, {sequence: [LOW, HIGH]}, {choice: [A, B]}, {pattern: REGEXP}, {file: PATH} with one value a line."`
 	Hold        conf.Duration  `yaml:"hold" desc:"How long a subscription lasts."`
 	CancelAfter conf.Duration  `yaml:"cancel_after" desc:"Cancel the request this long after it was sent. One that is answered before counts as done."`
 	Expect      Expect         `yaml:"expect" desc:"What every answer must be, beside what the protocol and the tool's output schema say."`
@@ -255,7 +255,7 @@ func (o *OperationConfig) validate(path string) (faults conf.Faults) {
 	}
 	for name, v := range o.Arguments {
 		if _, err := newValue(v); err != nil {
-			add(conf.Key("arguments", name), err.Error(), "write a value, {uniform: [1, 100]}, {zipf: [1, 100], exponent: 1.1}, {sequence: [1, 100]}, {choice: [a, b]} or {file: PATH}")
+			add(conf.Key("arguments", name), err.Error(), "write a value, {uniform: [1, 100]}, {zipf: [1, 100], exponent: 1.1}, {sequence: [1, 100]}, {choice: [a, b]}, {pattern: REGEXP} or {file: PATH}")
 		}
 	}
 	return faults

@@ -109,6 +109,12 @@ func newValue(v any) (value, error) {
 		switch kind {
 		case "uniform", "zipf", "sequence":
 			return newRange(kind, of, exponent)
+		case "pattern":
+			expression, ok := of.(string)
+			if !ok {
+				return nil, errors.New("pattern has no regular expression")
+			}
+			return newPattern(expression)
 		case "choice":
 			list, ok := of.([]any)
 			if !ok || len(list) == 0 {

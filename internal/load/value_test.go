@@ -1,10 +1,12 @@
 package load
 
 import (
+	"encoding/json"
 	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -48,6 +50,28 @@ func TestValues(t *testing.T) {
 	}
 	if got := draw(t, map[string]any{"file": file}, 100); len(got) != 3 || got["12"] == 0 || got[`"Zürich"`] == 0 || got[`{"a":1}`] == 0 {
 		t.Errorf("file gave %v", got)
+	}
+}
+
+// What a pattern makes it matches.
+func TestPattern(t *testing.T) {
+	t.Parallel()
+	for _, p := range []string{`^[A-Z]{2}$`, `^(cat|dog)s?-\d+$`, `^\w+@[a-z.]+$`, `^x*y{3,}.?$`, `^[^a-z]$`, `^[é-ü]$`, `^$`} {
+		re := regexp.MustCompile(p)
+		for text := range draw(t, map[string]any{"pattern": p}, 200) {
+			var s string
+			if err := json.Unmarshal([]byte(text), &s); err != nil || !re.MatchString(s) {
+				t.Errorf("%s made %s, %v", p, text, err)
+			}
+		}
+	}
+	if n := len(draw(t, map[string]any{"pattern": `^[A-Z]{2}$`}, 2000)); n < 500 {
+		t.Errorf("2000 draws of two letters gave %d texts", n)
+	}
+	for text := range draw(t, map[string]any{"pattern": `(a+b+c+){300}`}, 1) { // thousands
+		if len(text) > 3*mostRunes {
+			t.Errorf("a text of %d bytes", len(text))
+		}
 	}
 }
 
