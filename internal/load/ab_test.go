@@ -59,7 +59,7 @@ func alternating(t *testing.T, a, b string) *AB {
 	}
 	address := freeAddress(t)
 	command := func(delay string) string { return fmt.Sprintf("env '%s=%s %s' '%s'", serverMode, address, delay, self) }
-	s := scenario(PhaseConfig{Kind: "sustain", Duration: seconds(0.5), Users: 4})
+	s := scenario(PhaseConfig{Kind: "sustain", Duration: seconds(0.7), Users: 4})
 	return &AB{Commands: [2]string{command(a), command(b)}, Threshold: 0.2, Rounds: 4, Output: io.Discard,
 		Options: Options{Endpoint: Endpoint{URL: "http://" + address + "/mcp"}, Scenario: s, Note: func(text string) { t.Log(text) }}}
 }
@@ -67,7 +67,7 @@ func alternating(t *testing.T, a, b string) *AB {
 // A server that is much slower is found, in the fewest rounds.
 func TestAB(t *testing.T) {
 	t.Parallel()
-	ab := alternating(t, "5ms", "30ms")
+	ab := alternating(t, "5ms", "300ms")
 	ab.Keep = t.TempDir()
 	c, err := ab.Run(t.Context())
 	if err != nil {
