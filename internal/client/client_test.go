@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -411,26 +412,35 @@ func TestCloseEndsCalls(t *testing.T) {
 // Close does not wait for a server of 2024-11-05 that asks and does not take the answers.
 func TestCloseGivesAnswersUp(t *testing.T) {
 	t.Parallel()
-	silent := make(chan struct{})
-	defer close(silent)
 	var stuck atomic.Int64
-	full := make(chan struct{})
-	srv := raw(t, func(_ int, body string) (string, bool) {
-		switch {
-		case body == "":
-			events := "event: endpoint\ndata: /mcp\n\n" + `data: {"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2024-11-05"}}` + "\n\n"
-			events += strings.Repeat(`data: {"jsonrpc":"2.0","id":"p","method":"ping"}`+"\n\n", 100)
-			return "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + events, true
-		case strings.Contains(body, `"result"`):
+	asked, full, end := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			w.Header().Set("Content-Type", "text/event-stream")
+			io.WriteString(w, "event: endpoint\ndata: /mcp\n\n")
+			w.(http.Flusher).Flush()
+			<-asked
+			io.WriteString(w, `data: {"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2024-11-05"}}`+"\n\n")
+			io.WriteString(w, strings.Repeat(`data: {"jsonrpc":"2.0","id":"p","method":"ping"}`+"\n\n", 100))
+			w.(http.Flusher).Flush()
+			<-end
+			return
+		}
+		body, _ := io.ReadAll(r.Body)
+		if strings.Contains(string(body), `"initialize"`) {
+			close(asked)
+		}
+		if strings.Contains(string(body), `"result"`) {
 			if stuck.Add(1) == mostAsking {
 				close(full)
 			}
-			<-silent
-			return "", false
+			<-end
 		}
-		return "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n", true
-	})
-	s, err := Open(t.Context(), Config{URL: srv.url(), Revision: mcp.Revision20241105, Timeout: time.Minute})
+		w.WriteHeader(http.StatusAccepted)
+	}))
+	defer srv.Close()
+	defer close(end)
+	s, err := Open(t.Context(), Config{URL: srv.URL + "/mcp", Revision: mcp.Revision20241105, Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
