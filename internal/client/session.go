@@ -77,6 +77,13 @@ type tongue struct {
 // Revision is what the session speaks.
 func (s *Session) Revision() mcp.Revision { return s.tongue.Load().rev }
 
+// Connections is how many HTTP/1.1 connections the session has open for its calls.
+func (s *Session) Connections() int {
+	s.wires.mu.Lock()
+	defer s.wires.mu.Unlock()
+	return len(s.wires.open)
+}
+
 // Server is what the server calls itself and its version; empty where it has not said so.
 func (s *Session) Server() (name, version string) { return s.serverName, s.serverVersion }
 

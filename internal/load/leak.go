@@ -39,7 +39,8 @@ const (
 // What fills up once, such as a cache, looks like a leak until it is full: the run has to be longer than that.
 //
 // The figures are those of the sustained phases, or where there is none of all measured phases, each without its first
-// fifth. Phases have intercepts of their own: what a higher rate takes is no leak.
+// fifth. Phases have intercepts of their own: what a higher rate takes is no leak. Nor is what goes with the number of
+// connections that the generator itself has open.
 func Leaks(run *Run) []Leak {
 	var out []Leak
 	for _, l := range growth(run) {
@@ -86,13 +87,14 @@ func slopeOver(run *Run, figure func(*Sample) *float64, over func(*Sample) float
 				continue
 			}
 			if v := figure(at); v != nil && !math.IsNaN(*v) {
-				s.x, s.y = append(s.x, over(at)), append(s.y, *v)
+				s.x, s.y, s.z = append(s.x, over(at)), append(s.y, *v), append(s.z, float64(at.Connections))
 			}
 		}
 		if len(s.x) > 1 {
 			segments = append(segments, s.merged(leakPoints))
 		}
 	}
+	withoutZ(segments)
 	e, ok := slopeOf(segments)
 	if !ok {
 		return Slope{}, false

@@ -111,3 +111,23 @@ func TestHigherRatesAreNoLeak(t *testing.T) {
 		t.Errorf("no samples give %v", g)
 	}
 }
+
+// What goes with the generator's own connections is no leak, and does not hide one.
+func TestConnectionsAreNoLeak(t *testing.T) {
+	t.Parallel()
+	for leak, want := range map[float64]int{0: 0, 0.001: 1} {
+		r := rand.New(rand.NewPCG(7, 7))
+		run := &Run{Phases: []Phase{{Name: "s", Kind: "sustain", Measured: true, Seconds: 120}}, Server: &Server{}}
+		connections := 20
+		for i := range 121 {
+			if i == 50 || i == 80 { // stalls, after which more are open
+				connections += 150
+			}
+			n := 10 + 2*float64(connections) + leak*float64(i*1000) + r.NormFloat64()
+			run.Server.Samples = append(run.Server.Samples, Sample{At: float64(i), Goroutines: &n, Requests: int64(i * 1000), Connections: connections})
+		}
+		if got := Leaks(run); len(got) != want {
+			t.Errorf("with %v goroutines a request: %v", leak, got)
+		}
+	}
+}

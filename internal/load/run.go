@@ -195,6 +195,8 @@ type Sample struct {
 	Hits       *float64 `json:"cache_hits,omitempty"` // since the process began
 	Misses     *float64 `json:"cache_misses,omitempty"`
 	Requests   int64    `json:"requests"` // that the generator had answers for until then
+	// Connections is how many the generator itself had open.
+	Connections int `json:"connections"`
 }
 
 // Cost is what a phase cost the server. What could not be read is nil.

@@ -299,6 +299,9 @@ func (r *runner) sample(ctx context.Context) {
 	}
 	reading.At = r.engine.now().Seconds()
 	reading.Requests = r.engine.rec.count()
+	for _, s := range r.engine.sessions {
+		reading.Connections += s.get().Connections()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.blind = err; err == nil {

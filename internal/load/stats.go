@@ -119,8 +119,32 @@ func slopeOf(segments []segmentXY) (e estimate, ok bool) {
 	return estimate{slope, math.Sqrt(n/(n-2)) * n * s.se / sxx, s.df}, true
 }
 
-// segmentXY is a series of points.
-type segmentXY struct{ x, y []float64 }
+// segmentXY is a series of points. z, where there is any, is something else that y goes with.
+type segmentXY struct{ x, y, z []float64 }
+
+// withoutZ takes out of all segments' x and y what goes with z, by least squares: the slope that is left is that of both
+// together (Frisch and Waugh, 1933).
+func withoutZ(segments []segmentXY) {
+	var zz, zx, zy float64
+	for _, s := range segments {
+		mx, my, mz := mean(s.x), mean(s.y), mean(s.z)
+		for i := range s.z {
+			zz += (s.z[i] - mz) * (s.z[i] - mz)
+			zx += (s.z[i] - mz) * (s.x[i] - mx)
+			zy += (s.z[i] - mz) * (s.y[i] - my)
+		}
+	}
+	if zz == 0 {
+		return
+	}
+	for _, s := range segments {
+		mz := mean(s.z)
+		for i := range s.z {
+			s.x[i] -= zx / zz * (s.z[i] - mz)
+			s.y[i] -= zy / zz * (s.z[i] - mz)
+		}
+	}
+}
 
 // merged is s with neighbours averaged, so that it has at most so many points.
 func (s segmentXY) merged(most int) segmentXY {
@@ -131,6 +155,9 @@ func (s segmentXY) merged(most int) segmentXY {
 	var out segmentXY
 	for i := 0; i+by <= len(s.x); i += by {
 		out.x, out.y = append(out.x, mean(s.x[i:i+by])), append(out.y, mean(s.y[i:i+by]))
+		if s.z != nil {
+			out.z = append(out.z, mean(s.z[i:i+by]))
+		}
 	}
 	return out
 }
