@@ -103,7 +103,7 @@ func (e *engine) now() time.Duration { return time.Since(e.start) }
 
 // pace hands out all that is scheduled; it stops at a moment, and when the run ends.
 func (e *engine) pace(until time.Duration) {
-	ahead := time.Duration(0)
+	ahead, last := time.Duration(0), time.Duration(0)
 	for e.ctx.Err() == nil {
 		next, more := e.schedule.ahead()
 		now := e.now()
@@ -111,9 +111,11 @@ func (e *engine) pace(until time.Duration) {
 			return
 		}
 		if next > now {
-			if rest := next - now; rest <= ahead {
+			// To wait at work keeps the runtime from asking the network: most of the time between two requests is for that.
+			early := min(ahead, (next-last)/4)
+			if rest := next - now; rest <= early {
 				runtime.Gosched()
-			} else if e.pacer.wait(rest-ahead) != nil {
+			} else if e.pacer.wait(rest-early) != nil {
 				return
 			} else {
 				// Where the clock comes too late by a habit, it is asked to come earlier by that much.
@@ -121,6 +123,7 @@ func (e *engine) pace(until time.Duration) {
 			}
 			continue
 		}
+		last = next
 		t, ok := e.schedule.take(now, false)
 		if ok {
 			e.hand(t)

@@ -91,6 +91,7 @@ func Execute(ctx context.Context, opts Options) (*Run, error) {
 		}
 	}
 	run.Target.Name, run.Target.Version = identify(ctx, sessions)
+	warm(ctx, s, sessions)
 	if r.engine, err = newEngine(ctx, &opts, operations, sessions, r.expected()); err != nil {
 		closeAll()
 		return nil, err
@@ -105,6 +106,26 @@ func Execute(ctx context.Context, opts Options) (*Run, error) {
 	r.engine.rec.finish(run, r.end)
 	r.conclude(run)
 	return run, nil
+}
+
+// warmConnections is how many connections are open when a run begins. A rate that begins at once would otherwise begin with a
+// crowd of them, since each takes longer to open than to use.
+const warmConnections = 256
+
+// warm opens connections. What goes wrong will be seen in the run.
+func warm(ctx context.Context, s *Scenario, sessions []*slot) {
+	if !s.KeepAlive {
+		return
+	}
+	var wg sync.WaitGroup
+	for i := range min(warmConnections, s.MaxInFlight) {
+		session := sessions[i%len(sessions)].get()
+		wg.Go(func() {
+			var a client.Answer
+			_ = session.Call(ctx, &client.Call{Method: pingMethod(session.Revision())}, &a)
+		})
+	}
+	wg.Wait()
 }
 
 // runner is a run while it goes on.
