@@ -396,6 +396,9 @@ func (r *runner) stress(p *PhaseConfig) {
 	}
 }
 
+// stepGrace is how long after a step's end its last requests may be sent.
+const stepGrace = 100 * time.Millisecond
+
 // step runs one rate and says which limit broke, or "".
 func (r *runner) step(p *PhaseConfig, rate float64) string {
 	e := r.engine
@@ -403,8 +406,8 @@ func (r *runner) step(p *PhaseConfig, rate float64) string {
 	seg := segment{phase: r.begin(fmt.Sprintf("%.0f/s", rate), "step", start, p.Duration.Std()), start: start, length: p.Duration.Std(), from: rate, to: rate}
 	e.rec.extend(seg.phase, seg.start, seg.start+seg.length)
 	e.schedule.add(seg)
-	e.pace(seg.start + seg.length)
-	r.giveUp() // what has not been sent by its end never will be
+	e.pace(seg.start + seg.length + stepGrace)
+	r.giveUp() // what has not been sent by then never will be
 	r.ended(seg)
 	r.settle(r.Scenario.Timeout.Std() + time.Second)
 	counts, latency, sent, late := e.rec.step(seg.phase)
@@ -412,7 +415,7 @@ func (r *runner) step(p *PhaseConfig, rate float64) string {
 	switch rateOfErrors := counts.ErrorRate(); {
 	case float64(late) > 10*lateShare*float64(sent):
 		return fmt.Sprintf("the generator itself: it sent %d of %d requests late", late, sent)
-	case counts.Errors[kindUnsent] > counts.Failed()/2:
+	case rateOfErrors > limits.Errors && counts.Errors[kindUnsent] > counts.Failed()/2:
 		return fmt.Sprintf("throughput: %d of %d requests could not even be sent", counts.Errors[kindUnsent], counts.Offered)
 	case rateOfErrors > limits.Errors:
 		return fmt.Sprintf("errors: %.2f %%, limit %.2f %%", 100*rateOfErrors, 100*limits.Errors)
