@@ -292,3 +292,19 @@ func TestFormats(t *testing.T) {
 }
 
 func notANumber() float64 { return (&Counts{}).ErrorRate() }
+
+// A ramp takes nothing from the throughput of what it leads to; alone it has one.
+func TestThroughputOfARamp(t *testing.T) {
+	t.Parallel()
+	run := gatedRun()
+	run.Phases = append(run.Phases, Phase{Name: "up", Kind: "ramp", Measured: true, Start: 40, Seconds: 1000, Counts: Counts{Done: 1000}})
+	for lines, want := range map[string]GateOutcome{"- {figure: throughput, min: 17000}\n": Pass, "- {figure: throughput, min: 2, phase: up}\n": Fail, "- {figure: throughput, min: 1, phase: up}\n": Pass} {
+		v, err := gate(t, run, lines)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := v.Results[len(v.Results)-1].Outcome; got != want {
+			t.Errorf("%s: %s, want %s", lines, got, want)
+		}
+	}
+}

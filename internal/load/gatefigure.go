@@ -142,7 +142,12 @@ func (s gateSource) counts() (out []*Counts) {
 	return out
 }
 
+// throughput is that of the phases that are to keep one up: a ramp is on its way to it.
 func (s gateSource) throughput() (float64, error) {
+	kept := slices.DeleteFunc(slices.Clone(s.phases), func(p *Phase) bool { return p.Kind == "ramp" })
+	if s.whole && len(kept) > 0 {
+		s.phases = kept
+	}
 	done, seconds := int64(0), 0.0
 	for _, c := range s.counts() {
 		done += c.Done
