@@ -9,12 +9,14 @@ import (
 	"syscall"
 )
 
-// Group puts a process that is yet to be started into a group of its own, with whatever it starts itself.
+// Group puts a process that is yet to be started into a group of its own, with whatever it starts itself. On Linux the
+// process also ends with this one, however that ends.
 func Group(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.Setpgid = true
+	dieWithParent(cmd.SysProcAttr)
 }
 
 // Terminate asks a process that was started in a Group, and all in the group, to end. One that is gone is as good.
