@@ -9,13 +9,11 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -29,11 +27,10 @@ type generator struct {
 
 // shot is one run of one load tool in a closed loop.
 type shot struct {
-	requests      int
-	rate          float64
-	p50, p99      float64 // microseconds
-	cpu           float64 // microseconds a request, of the whole process
-	maxResidentKB int64
+	requests int
+	rate     float64
+	p50, p99 float64 // microseconds
+	cpu      float64 // microseconds a request, of the whole process
 }
 
 // measureGenerator is the job: `make bench ARGS=generator`.
@@ -46,17 +43,11 @@ func measureGenerator(ctx context.Context, args []string) (err error) {
 			return err
 		}
 	}
-	m, err := newMachine("0:1")
+	r, stop, err := newRun(ctx, "0:1", "")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(m.dir)
-	defer m.stop()
-	r := &run{m: m, sqlite: filepath.Join(m.dir, "bench.db"), servers: map[string]*process{}, sessions: map[string]string{}, sizes: map[string]int{},
-		progress: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }}
-	if r.millrace, err = buildMillrace(ctx, m); err != nil {
-		return err
-	}
+	defer stop()
 	g := &generator{run: r, quick: quick}
 	for _, job := range []struct {
 		name string
@@ -70,7 +61,7 @@ func measureGenerator(ctx context.Context, args []string) (err error) {
 			return fmt.Errorf("%s: %w", job.name, err)
 		}
 	}
-	printHeader(os.Stdout, m, options{rounds: g.rounds(), duration: g.length()})
+	printHeader(os.Stdout, r.m, options{rounds: g.rounds(), duration: g.length()})
 	printBars(os.Stdout, g.bars)
 	return nil
 }
@@ -107,7 +98,7 @@ func (g *generator) startRaw(ctx context.Context, s *rawConfig) (*process, error
 		return nil, err
 	}
 	return g.m.start(ctx, "raw", s.Addr, []string{self, "serve-raw", "--raw", s.flags()}, startOptions{gogc: gogcTuned, dir: g.m.dir, ready: func(ctx context.Context) error {
-		_, err := g.load(ctx, s.Addr, "--users", "1", "--duration", "10ms", "--tool", "echo", "--arguments", `{"id":1}`)
+		_, err := g.load(ctx, s.Addr, loadOptions{}, "--users", "1", "--duration", "10ms", "--tool", "echo", "--arguments", `{"id":1}`)
 		return err
 	}})
 }
@@ -120,52 +111,8 @@ func (s *rawConfig) flags() string {
 	return string(b)
 }
 
-// measured is what of millrace load's JSON the jobs look at.
-type measured struct {
-	Invalid []string `json:"invalid"`
-	Phases  []struct {
-		Done    int            `json:"done"`
-		Errors  map[string]int `json:"errors"`
-		Rate    float64        `json:"throughput"`
-		Latency struct {
-			Count                    int64
-			P50, P95, P99, P999, Max float64
-		} `json:"latency"`
-	} `json:"phases"`
-	Generator struct {
-		Max      int64 `json:"max_resident_bytes"`
-		Lateness struct {
-			P50, P99 float64
-		} `json:"lateness"`
-	} `json:"generator"`
-
-	cpu  float64 // seconds of the whole process
-	file string
-}
-
-// load runs millrace load against the server at addr, pinned to the load's core.
-func (g *generator) load(ctx context.Context, addr string, args ...string) (*measured, error) {
-	f, err := os.CreateTemp(g.m.dir, "run-*.json")
-	if err != nil {
-		return nil, err
-	}
-	f.Close()
-	name, args := g.m.load(append([]string{g.millrace, "load", "http://" + addr + "/mcp", "--out", f.Name()}, args...))
-	cmd := exec.CommandContext(ctx, name, args...)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.Env = environment("")
-	failed := cmd.Run()
-	data, err := os.ReadFile(f.Name())
-	if err != nil || len(data) == 0 {
-		return nil, fmt.Errorf("millrace load: %w: %s", failed, clip(out.Bytes()))
-	}
-	m := &measured{file: f.Name(), cpu: (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()}
-	return m, json.Unmarshal(data, m)
-}
-
 func (g *generator) loadShot(ctx context.Context, addr, tool string, k keys, d time.Duration) (shot, error) {
-	m, err := g.load(ctx, addr, "--users", strconv.Itoa(connections), "--duration", d.String(), "--tool", tool,
+	m, err := g.load(ctx, addr, loadOptions{}, "--users", strconv.Itoa(connections), "--duration", d.String(), "--tool", tool,
 		"--arguments", fmt.Sprintf(`{"id":{"uniform":[%d,%d]}}`, k.first, k.first+k.count-1), "--revision", modernVersion)
 	if err != nil {
 		return shot{}, err
@@ -174,7 +121,7 @@ func (g *generator) loadShot(ctx context.Context, addr, tool string, k keys, d t
 	if len(p.Errors) > 0 || len(m.Invalid) > 0 {
 		return shot{}, fmt.Errorf("millrace load: errors %v, %v", p.Errors, m.Invalid)
 	}
-	return shot{p.Done, p.Rate, p.Latency.P50 * 1e6, p.Latency.P99 * 1e6, m.cpu * 1e6 / float64(p.Done), m.Generator.Max >> 10}, nil
+	return shot{p.Done, p.Throughput, p.Latency.P50 * 1e6, p.Latency.P99 * 1e6, m.cpu * 1e6 / float64(p.Done)}, nil
 }
 
 func (g *generator) wrkShot(ctx context.Context, addr, tool string, k keys, d time.Duration) (shot, error) {
@@ -202,12 +149,12 @@ func (g *generator) heyShot(ctx context.Context, addr, tool string, k keys, d ti
 		argv = append(argv, "-H", h[0]+": "+h[1])
 	}
 	name, args := g.m.load(append(argv, "http://"+addr+"/mcp"))
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := command(ctx, name, args...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return shot{}, fmt.Errorf("hey: %w: %s", err, clip(out))
 	}
-	s := shot{maxResidentKB: cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss}
+	var s shot
 	rate, ok := heyRate.FindSubmatch(out), heyOK.FindSubmatch(out)
 	if rate == nil || ok == nil {
 		return s, fmt.Errorf("hey printed no result: %s", clip(out))
@@ -232,7 +179,7 @@ func (g *generator) vegetaShot(ctx context.Context, addr, tool string, k keys, d
 		return shot{}, err
 	}
 	name, args := g.m.load([]string{self, "attack", "--addr", addr, "--tool", tool, "--key", strconv.Itoa(k.first), "--for", d.String()})
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := command(ctx, name, args...)
 	cmd.Env = environment("")
 	out, err := cmd.Output()
 	if err != nil {
@@ -243,8 +190,7 @@ func (g *generator) vegetaShot(ctx context.Context, addr, tool string, k keys, d
 		return shot{}, fmt.Errorf("vegeta printed %s", clip(out))
 	}
 	u := cmd.ProcessState
-	return shot{requests: n, rate: float64(n) / d.Seconds(), cpu: float64((u.UserTime() + u.SystemTime()).Microseconds()) / float64(n),
-		maxResidentKB: u.SysUsage().(*syscall.Rusage).Maxrss}, nil
+	return shot{requests: n, rate: float64(n) / d.Seconds(), cpu: float64((u.UserTime() + u.SystemTime()).Microseconds()) / float64(n)}, nil
 }
 
 type shooter struct {
@@ -343,7 +289,7 @@ func (g *generator) truth(ctx context.Context) error {
 	if g.quick {
 		count = 50_000
 	}
-	m, err := g.load(ctx, server.Addr, "--rate", strconv.Itoa(rate), "--duration", (time.Duration(count/rate) * time.Second).String(), "--tool", "echo",
+	m, err := g.load(ctx, server.Addr, loadOptions{}, "--rate", strconv.Itoa(rate), "--duration", (time.Duration(count/rate) * time.Second).String(), "--tool", "echo",
 		"--arguments", `{"id":{"uniform":[1,100]}}`, "--revision", modernVersion)
 	if err != nil {
 		return err
@@ -390,13 +336,13 @@ func (g *generator) leaks(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		m, err := g.load(ctx, server.Addr, "--rate", "2000", "--duration", d.String(), "--tool", "echo", "--arguments", `{"id":{"uniform":[1,100]}}`,
+		m, err := g.load(ctx, server.Addr, loadOptions{}, "--rate", "2000", "--duration", d.String(), "--tool", "echo", "--arguments", `{"id":{"uniform":[1,100]}}`,
 			"--metrics", "http://"+server.Admin+"/metrics")
 		p.stop()
 		if err != nil {
 			return err
 		}
-		out, failed := exec.CommandContext(ctx, g.millrace, "gate", "soak", m.file).CombinedOutput()
+		out, failed := command(ctx, g.millrace, "gate", "soak", m.file).CombinedOutput()
 		want := map[bool]string{true: "passes", false: "fails"}
 		g.bar("the soak gate for a server "+c.name, want[c.pass], (failed == nil) == c.pass, "%s %s", want[failed == nil], failures(out))
 	}
@@ -428,7 +374,7 @@ func (g *generator) alarms(ctx context.Context) error {
 	}
 	var files []string
 	for range total {
-		m, err := g.load(ctx, server.Addr, g.comparable()...)
+		m, err := g.load(ctx, server.Addr, loadOptions{}, g.comparable()...)
 		if err != nil {
 			return err
 		}
@@ -461,7 +407,7 @@ func (g *generator) comparable() []string {
 func (g *generator) compare(ctx context.Context, args ...string) (worse bool, text string, err error) {
 	name, args := g.m.load(append([]string{g.millrace, "compare"}, args...))
 	var out, errs bytes.Buffer
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := command(ctx, name, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err = cmd.Run()
 	if err != nil && strings.Contains(errs.String(), "is worse than") {
@@ -483,12 +429,12 @@ func (g *generator) faults(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	command := func(spin time.Duration) string {
+	server := func(spin time.Duration) string {
 		bin, args := g.m.server([]string{self, "serve-raw", "--raw", "'" + (&rawConfig{Addr: addr, Spin: spin}).flags() + "'"})
 		return strings.Join(append([]string{bin}, args...), " ")
 	}
 	ab := func(a, b time.Duration) (bool, error) {
-		worse, _, err := g.compare(ctx, append([]string{"--ab", command(a), command(b), "--url", "http://" + addr + "/mcp", "--users", "16", "--duration", "1s",
+		worse, _, err := g.compare(ctx, append([]string{"--ab", server(a), server(b), "--url", "http://" + addr + "/mcp", "--users", "16", "--duration", "1s",
 			"--tool", "echo"}, "--arguments", `{"id":{"uniform":[1,100]}}`)...)
 		return worse, err
 	}

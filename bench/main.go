@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
@@ -160,32 +159,15 @@ func newMachine(pin string) (*machine, error) {
 
 // bench is the whole run.
 func bench(ctx context.Context, o options) (err error) {
-	m, err := newMachine(o.pin)
+	r, stop, err := newRun(ctx, o.pin, o.millrace)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(m.dir)
-	defer m.stop()
-	r := &run{m: m, rounds: o.rounds, duration: o.duration, sqlite: filepath.Join(m.dir, "bench.db"),
-		servers: map[string]*process{}, sessions: map[string]string{}, sizes: map[string]int{},
-		progress: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }}
-	switch o.millrace {
-	case "none":
-	case "":
-		if r.millrace, err = buildMillrace(ctx, m); err != nil {
-			return err
-		}
-	default:
-		if r.millrace, err = filepath.Abs(o.millrace); err != nil {
-			return err
-		}
-	}
-	if err := makeSQLite(r.sqlite); err != nil {
-		return err
-	}
+	defer stop()
+	r.rounds, r.duration = o.rounds, o.duration
 	works := plan(o.only, r.millrace != "")
 	if slices.ContainsFunc(works, func(w work) bool { return w.tool == "pg_item" }) {
-		if r.postgres, err = startPostgres(ctx, m); err != nil {
+		if r.postgres, err = startPostgres(ctx, r.m); err != nil {
 			return err
 		}
 	}
@@ -212,7 +194,7 @@ func bench(ctx context.Context, o options) (err error) {
 		return fmt.Errorf("--only %s: nothing has such a name", o.only)
 	}
 	var text strings.Builder
-	printHeader(&text, m, o)
+	printHeader(&text, r.m, o)
 	printLines(&text, lines)
 	if len(bars) > 0 {
 		fmt.Fprintln(&text)

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,22 +26,6 @@ type openResult struct {
 	P95      float64
 	P99      float64
 	Max      float64
-}
-
-// loadRun is what of the JSON of millrace load matters here.
-type loadRun struct {
-	Invalid []string `json:"invalid"`
-	Phases  []struct {
-		Done    int            `json:"done"`
-		Errors  map[string]int `json:"errors"`
-		Rate    float64        `json:"throughput"`
-		Latency struct {
-			P50 float64 `json:"p50"`
-			P95 float64 `json:"p95"`
-			P99 float64 `json:"p99"`
-			Max float64 `json:"max"`
-		} `json:"latency"`
-	} `json:"phases"`
 }
 
 // openScenario asks for a tool at the open loop's rate. text must be in every answer.
@@ -68,27 +50,13 @@ func openScenario(e era, tool string, k keys, text string, d time.Duration) ([]b
 
 // runOpen puts a server under the open loop.
 func (r *run) runOpen(ctx context.Context, addr string, scenario []byte) (openResult, error) {
-	var res openResult
-	file, out := filepath.Join(r.m.dir, "open.yaml"), filepath.Join(r.m.dir, "open.json")
+	file := filepath.Join(r.m.dir, "open.yaml")
 	if err := os.WriteFile(file, scenario, 0o600); err != nil {
-		return res, err
+		return openResult{}, err
 	}
-	if err := os.Remove(out); err != nil && !os.IsNotExist(err) {
-		return res, err
-	}
-	name, args := r.m.load([]string{r.millrace, "load", "http://" + addr + "/mcp", "--scenario", file, "--out", out})
-	cmd := exec.CommandContext(ctx, name, args...)
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	cmd.Env = environment("") // it sees to its own collector
-	failed := cmd.Run()       // also where the run is not valid, which its JSON says too
-	data, err := os.ReadFile(out)
+	run, err := r.load(ctx, addr, loadOptions{}, "--scenario", file)
 	if err != nil {
-		return res, fmt.Errorf("open loop: %w: %s", failed, clip(errs.Bytes()))
-	}
-	var run loadRun
-	if err := json.Unmarshal(data, &run); err != nil || len(run.Phases) != 1 {
-		return res, fmt.Errorf("open loop: %d phases, %w", len(run.Phases), err)
+		return openResult{}, err
 	}
 	return run.result(), nil
 }
@@ -96,7 +64,7 @@ func (r *run) runOpen(ctx context.Context, addr string, scenario []byte) (openRe
 func (run *loadRun) result() openResult {
 	p := &run.Phases[0]
 	const micro = 1e6
-	res := openResult{Requests: p.Done, Invalid: strings.Join(run.Invalid, "; "), Rate: p.Rate, P50: p.Latency.P50 * micro, P95: p.Latency.P95 * micro,
+	res := openResult{Requests: p.Done, Invalid: strings.Join(run.Invalid, "; "), Rate: p.Throughput, P50: p.Latency.P50 * micro, P95: p.Latency.P95 * micro,
 		P99: p.Latency.P99 * micro, Max: p.Latency.Max * micro}
 	var kinds []string
 	for kind, n := range p.Errors {

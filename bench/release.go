@@ -24,16 +24,12 @@ func compareRelease(ctx context.Context, args []string) error {
 	} else {
 		base = strings.TrimSpace(string(out))
 	}
-	m, err := newMachine("0:1")
+	r, stop, err := newRun(ctx, "0:1", "")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(m.dir)
-	defer m.stop()
-	head, err := buildMillrace(ctx, m)
-	if err != nil {
-		return err
-	}
+	defer stop()
+	m := r.m
 	old, err := buildAt(ctx, m, base)
 	if err != nil {
 		return err
@@ -46,14 +42,14 @@ func compareRelease(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	command := func(binary string) string {
+	server := func(binary string) string {
 		bin, args := m.server([]string{binary, "serve", "--listen", addr, "--admin", admin, "--data", m.dir, "--log-level", "warn"})
 		return strings.Join(append([]string{bin}, args...), " ")
 	}
-	name, argv := m.load([]string{head, "compare", "--ab", command(old), command(head), "--url", "http://" + addr + "/mcp", "--users", strconv.Itoa(connections),
+	name, argv := m.load([]string{r.millrace, "compare", "--ab", server(old), server(r.millrace), "--url", "http://" + addr + "/mcp", "--users", strconv.Itoa(connections),
 		"--duration", "5s", "--tool", "get_city", "--arguments", `{"id":{"zipf":[2950000,2950999],"exponent":1}}`})
 	fmt.Fprintf(os.Stderr, "%s against HEAD\n", base)
-	cmd := exec.CommandContext(ctx, name, argv...)
+	cmd := command(ctx, name, argv...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	return cmd.Run()
 }

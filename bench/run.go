@@ -23,7 +23,7 @@ type run struct {
 	servers  map[string]*process
 	sessions map[string]string // legacy session of each server, by the same name
 	sizes    map[string]int    // length of an answer's body, by the Millrace work's name
-	loads    int               // wrk runs so far: each has request ids of its own
+	loads    int               // loads so far: each run of wrk has request ids of its own, and one of millrace load a file
 	probes   int
 }
 

@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -51,21 +48,13 @@ func scenarios(ctx context.Context, args []string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	m, err := newMachine("0:1")
+	r, stop, err := newRun(ctx, "0:1", "")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(m.dir)
-	defer m.stop()
-	g := &generator{run: &run{m: m, sqlite: filepath.Join(m.dir, "bench.db"), servers: map[string]*process{}, sessions: map[string]string{}, sizes: map[string]int{},
-		progress: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }}}
-	if g.millrace, err = buildMillrace(ctx, m); err != nil {
-		return err
-	}
-	if err := makeSQLite(g.sqlite); err != nil {
-		return err
-	}
-	fmt.Printf("%s; server on core %s, millrace load on core %s.\n\n", cpuModel(), m.serverCPUs, m.loadCPUs)
+	defer stop()
+	g := &generator{run: r}
+	fmt.Printf("%s; server on core %s, millrace load on core %s.\n\n", cpuModel(), r.m.serverCPUs, r.m.loadCPUs)
 	fmt.Println("| Server | Scenario, phase | answers/s | p50 ms | p95 ms | p99 ms | errors | CPU | µs/request | resident MB | |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|")
 	for _, server := range servers {
 		for _, name := range names {
@@ -92,27 +81,16 @@ func (g *generator) scenario(ctx context.Context, server, name, dir string, soak
 	}
 	defer p.stop()
 	file := filepath.Join(dir, server+"-"+name+".json")
-	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	args = append([]string{g.millrace, "load", "http://" + addr + "/mcp", "--scenario", name, "--out", file, "--html", strings.TrimSuffix(file, ".json") + ".html"}, args...)
+	args = append(args, "--scenario", name, "--html", strings.TrimSuffix(file, ".json")+".html")
 	switch {
 	case name == "soak":
 		args = append(args, "--duration", soak.String(), "--rate", map[string]string{"demo": "2000", "go-sdk": "500", "everything": "100"}[server])
 	case quick:
 		args = append(args, "--duration", "20s")
 	}
-	g.progress("%s", strings.Join(args[1:], " "))
-	bin, args := g.m.load(args)
-	cmd := exec.CommandContext(ctx, bin, args...)
-	cmd.Stderr = os.Stderr
-	failed := cmd.Run() // also where the run is not valid, which its JSON says
-	data, err := os.ReadFile(file)
+	g.progress("%s: %s", server, strings.Join(args, " "))
+	run, err := g.load(ctx, addr, loadOptions{out: file, progress: os.Stderr}, args...)
 	if err != nil {
-		return errors.Join(failed, err)
-	}
-	var run scenarioRun
-	if err := json.Unmarshal(data, &run); err != nil {
 		return err
 	}
 	run.print(server, name)
@@ -164,31 +142,8 @@ func (g *generator) target(ctx context.Context, server, name, addr string) (*pro
 	return p, args, nil
 }
 
-// scenarioRun is what of a run's JSON the table shows.
-type scenarioRun struct {
-	Invalid []string `json:"invalid"`
-	Knee    *struct {
-		Rate   float64 `json:"rate"`
-		At     float64 `json:"at"`
-		Broken string  `json:"broken"`
-	} `json:"knee"`
-	Phases []struct {
-		Name       string         `json:"name"`
-		Kind       string         `json:"kind"`
-		Measured   bool           `json:"measured"`
-		Done       int            `json:"done"`
-		Errors     map[string]int `json:"errors"`
-		Throughput float64        `json:"throughput"`
-		Latency    struct{ P50, P95, P99 float64 }
-		Server     *struct {
-			CPU        *float64 `json:"cpu_share"`
-			CPURequest *float64 `json:"cpu_per_request"`
-			Resident   *float64 `json:"max_resident_bytes"`
-		} `json:"server"`
-	} `json:"phases"`
-}
-
-func (run *scenarioRun) print(server, name string) {
+// print writes the rows of the scenarios' table.
+func (run *loadRun) print(server, name string) {
 	figure := func(v *float64, scale float64, format string) string {
 		if v == nil {
 			return "–"

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -119,7 +118,7 @@ func runWrk(ctx context.Context, m *machine, r request, k keys, run int, d time.
 	}
 	seconds := max(1, int(d.Round(time.Second)/time.Second))
 	name, args := m.load([]string{m.wrk, "-t", "1", "-c", strconv.Itoa(connections), "-d", strconv.Itoa(seconds) + "s", "--timeout", "10s", "-s", script, "http://" + r.addr + "/mcp"})
-	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	out, err := command(ctx, name, args...).CombinedOutput()
 	if err != nil {
 		return wrkResult{}, fmt.Errorf("wrk: %w: %s", err, clip(out))
 	}
