@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -64,7 +63,7 @@ type listedTool struct {
 }
 
 func (c *callCmd) Run() error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	ctx, stop := untilSignal()
 	defer stop()
 	s, err := client.Open(ctx, client.Config{URL: c.URL, Key: conf.Secret(c.Key), Timeout: c.Timeout, Name: "millrace call", Version: version,
 		Capabilities: []byte(`{"elicitation":{"form":{}}}`)})

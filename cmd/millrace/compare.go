@@ -1,12 +1,9 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"millrace/internal/load"
@@ -84,9 +81,8 @@ func (c *compareCmd) turns() error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	ctx, stop := untilSignal()
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	note := func(text string) { fmt.Fprintln(os.Stderr, "note:", text) }
 	ab := load.AB{Commands: [2]string(c.Sides), Threshold: c.Threshold / 100, Rounds: f.Most, Output: os.Stderr, Keep: f.Keep,
 		Options: load.Options{Endpoint: endpoint, Scenario: scenario, Watch: load.Watch{Metrics: f.Metrics}, Note: note}}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -9,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -60,9 +58,8 @@ func (c *loadCmd) Run() error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	ctx, stop := untilSignal()
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	width, _, err := term.GetSize(int(os.Stderr.Fd()))
 	view := load.NewView(os.Stderr, err == nil && term.IsTerminal(int(os.Stderr.Fd())), width)
 	run, err := load.Execute(ctx, load.Options{Endpoint: endpoint, Scenario: scenario, Watch: load.Watch{Metrics: c.Metrics, PID: c.PID},

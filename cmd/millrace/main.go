@@ -45,6 +45,14 @@ func main() {
 	}
 }
 
+// untilSignal gives a context that ends with the first SIGTERM or SIGINT. A second one ends the program at once: the first
+// takes the handler away.
+func untilSignal() (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
 type serveCmd struct {
 	Config   string `help:"The configuration file; without it the demo is served." short:"c"`
 	Stdio    bool   `help:"Serve one client over standard input and output instead of HTTP."`
@@ -65,15 +73,13 @@ func (c *serveCmd) Run() error {
 		return err
 	}
 	log := telemetry.NewLogger(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())), level)
-	// A second signal ends the program at once: the first takes the handler away.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	ctx, stop := untilSignal()
 	defer stop()
 	a, err := app.New(ctx, app.Options{File: c.Config, DataDir: c.Data, Listen: c.Listen, Admin: c.Admin, Insecure: c.Insecure,
 		Stdio: c.Stdio, Version: version, Log: log, In: os.Stdin, Out: os.Stdout})
 	if err != nil {
 		return err
 	}
-	context.AfterFunc(ctx, stop)
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	go func() { // for the life of the process

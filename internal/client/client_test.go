@@ -386,16 +386,23 @@ func TestCallsEnd(t *testing.T) {
 	}
 }
 
+// silentServer takes one request, says that it has, and never answers it.
+func silentServer(t *testing.T) (srv *rawServer, arrived <-chan struct{}) {
+	t.Helper()
+	came, end := make(chan struct{}), make(chan struct{})
+	srv = raw(t, func(int, string) (string, bool) {
+		close(came)
+		<-end
+		return "", false
+	})
+	t.Cleanup(func() { close(end) }) // before the server's own clean-up, which waits for it
+	return srv, came
+}
+
 // Close ends the calls that are under way.
 func TestCloseEndsCalls(t *testing.T) {
 	t.Parallel()
-	arrived, silent := make(chan struct{}), make(chan struct{})
-	defer close(silent)
-	srv := raw(t, func(int, string) (string, bool) {
-		close(arrived)
-		<-silent
-		return "", false
-	})
+	srv, arrived := silentServer(t)
 	s := srv.session(t)
 	go func() {
 		<-arrived
@@ -455,13 +462,7 @@ func TestCloseGivesAnswersUp(t *testing.T) {
 // A notification that the server does not take ends with its context.
 func TestNotifyEnds(t *testing.T) {
 	t.Parallel()
-	arrived, silent := make(chan struct{}), make(chan struct{})
-	defer close(silent)
-	srv := raw(t, func(int, string) (string, bool) {
-		close(arrived)
-		<-silent
-		return "", false
-	})
+	srv, arrived := silentServer(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		<-arrived

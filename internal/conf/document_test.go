@@ -160,7 +160,7 @@ func TestSuggest(t *testing.T) {
 		"adress": "address", "Address": "address", "maxBody": "max_body", "max-body": "max_body", "tll": "ttl", "xyz": "",
 		"stale_while_revaldte": "stale_while_revalidate", "": "", strings.Repeat("a", 1000): "", "q": "",
 	} {
-		if s := suggest(got, known); s != want {
+		if s := Nearest(got, known); s != want {
 			t.Errorf("%s: %q, not %q", got, s, want)
 		}
 	}

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// suggest is the one of known that is nearest to got within two edits or a third of its length, or "". Case and the
+// Nearest is the one of known that is nearest to got within two edits or a third of its length, or "". Case and the
 // difference of - and _ count nothing, so maxBytes finds max_bytes.
-func suggest(got string, known []string) string {
+func Nearest(got string, known []string) string {
 	if len(got) > 64 {
 		return ""
 	}
@@ -46,7 +46,7 @@ func distance(a, b string) int {
 
 // fixFor says what to write in place of got.
 func fixFor(got string, known []string, otherwise string) string {
-	if s := suggest(got, known); s != "" {
+	if s := Nearest(got, known); s != "" {
 		return "did you mean " + strconv.Quote(s) + "?"
 	}
 	return otherwise

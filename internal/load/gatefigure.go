@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"millrace/internal/conf"
 )
 
 // gateFigure is a figure that a gate can limit.
@@ -254,13 +256,7 @@ func (s gateSource) hitRate() (float64, error) {
 // nearestFix says what a wrong name was to be.
 func nearestFix(got string, known []string, what string) string {
 	known = unique(known)
-	fold := func(s string) string { return strings.ReplaceAll(strings.ToLower(s), "-", "_") }
-	best, least := "", max(2, len(got)/3)+1
-	for _, k := range known {
-		if d := edits(fold(got), fold(k)); d < least && d < max(len(got), len(k)) {
-			best, least = k, d
-		}
-	}
+	best := conf.Nearest(got, known)
 	switch {
 	case best != "":
 		return fmt.Sprintf("did you mean %q?", best)
@@ -278,25 +274,4 @@ func unique(words []string) (out []string) {
 		}
 	}
 	return out
-}
-
-// edits is the least number of bytes to put in, take out or replace to make b of a (Levenshtein).
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		left := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			d := left
-			if a[i] != b[j] {
-				d++
-			}
-			left = row[j+1]
-			row[j+1] = min(d, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -154,7 +154,11 @@ func (p *parser) use(t token, name string) {
 	i := slices.IndexFunc(p.params, func(q Param) bool { return q.Name == name })
 	if i < 0 {
 		fix := "add it to parameters"
-		if near := nearest(name, p.params); near != "" {
+		names := make([]string, len(p.params))
+		for i := range names {
+			names[i] = p.params[i].Name
+		}
+		if near := conf.Nearest(name, names); near != "" {
 			fix = "did you mean :" + near + "?"
 		}
 		p.report(t.start, "there is no parameter "+strconv.Quote(name), fix)
@@ -271,39 +275,4 @@ func (p *parser) pragma(first word) {
 	if takes, known := readPragmas[name]; !known || p.equals || p.calls && !takes {
 		p.report(first.at, "this PRAGMA may change something, which a read-only tool may not", "use one that looks at the schema, such as PRAGMA table_info(NAME)")
 	}
-}
-
-// nearest is the parameter whose name is at most two edits from name, or "".
-func nearest(name string, params []Param) string {
-	best, least := "", 3
-	for _, q := range params {
-		if d := edits(strings.ToLower(name), strings.ToLower(q.Name)); d < least && d < max(len(name), len(q.Name)) {
-			best, least = q.Name, d
-		}
-	}
-	return best
-}
-
-// edits counts the single-byte changes between two words (Levenshtein).
-func edits(a, b string) int {
-	if len(a) > 64 || len(b) > 64 {
-		return 64
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			d := diagonal
-			if a[i] != b[j] {
-				d++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(d, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
