@@ -234,3 +234,49 @@ func TestGateAndCompare(t *testing.T) {
 		t.Errorf("compare: code %d\n%s%s", code, out, errs)
 	}
 }
+
+// TestCompareAB starts two servers by turns, with every flag that goes with it, and leaves none of them.
+func TestCompareAB(t *testing.T) {
+	t.Parallel()
+	address, admin := fmt.Sprintf("127.0.0.1:%d", harness.FreePort(t)), fmt.Sprintf("127.0.0.1:%d", harness.FreePort(t))
+	data, keep := t.TempDir(), t.TempDir()
+	serve := fmt.Sprintf("'%s' serve --log-level error --listen %s --admin %s --data '%s'", harness.Binary(), address, admin, data)
+	scenario := harness.WriteConfig(t, "version: 1\nphases:\n  - {name: few, duration: 1s, users: 2}\n")
+	ab := func(more ...string) (string, int) {
+		out, errs, code := harness.Run(t, nil, append([]string{"compare", "--ab", serve, serve, "--url", "http://" + address + "/mcp"}, more...)...)
+		return out + errs, code
+	}
+	// Servers that are the same differ by less than ten times, whatever else this machine does meanwhile.
+	out, code := ab("--scenario", scenario, "--metrics", "http://"+admin+"/metrics", "--tool", "get_city", "--arguments", `{"id":{"choice":[2950159,2761369]}}`,
+		"--most-rounds", "3", "--threshold", "1000", "--keep", keep)
+	if code != 0 || !strings.Contains(out, "in 3 rounds") || !strings.Contains(out, "get_city") || !strings.Contains(out, "cpu_per_request") || !strings.Contains(out, "more than 1000 %") {
+		t.Errorf("code %d\n%s", code, out)
+	}
+	files, err := filepath.Glob(filepath.Join(keep, "*.json"))
+	if err != nil || len(files) != 6 {
+		t.Fatalf("%d runs were kept: %v", len(files), err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var run loadRun
+		if err := json.Unmarshal(data, &run); err != nil || run.Phases[0].Name != "few" || run.Phases[0].Done == 0 || run.Phases[0].Server == nil || run.Phases[0].Server.HitRate == nil {
+			t.Errorf("%s: %+v, %v", file, run, err)
+		}
+	}
+	for want, args := range map[string][]string{
+		"say how much load":            {},
+		"not a JSON object":            {"--users", "1", "--tool", "get_city", "--arguments", "x"},
+		"no scenario is called \"no\"": {"--scenario", "no"},
+		"no":                           {"--users", "1", "--keep", filepath.Join(keep, "no")},
+	} {
+		if out, code := ab(args...); code == 0 || !strings.Contains(out, want) {
+			t.Errorf("%v: code %d\n%s\nwant %q", args, code, out, want)
+		}
+	}
+	if out, err := exec.Command("pgrep", "-f", "data "+data).Output(); err == nil {
+		t.Errorf("still running: %s", out)
+	}
+}
