@@ -103,16 +103,16 @@ func (e *engine) now() time.Duration { return time.Since(e.start) }
 
 // pace hands out all that is scheduled; it stops at a moment, and when the run ends.
 func (e *engine) pace(until time.Duration) {
-	ahead, last := time.Duration(0), time.Duration(0)
+	ahead := time.Duration(0)
 	for e.ctx.Err() == nil {
-		next, more := e.schedule.ahead()
+		next, gap, more := e.schedule.ahead()
 		now := e.now()
 		if !more || now > until {
 			return
 		}
 		if next > now {
 			// To wait at work keeps the runtime from asking the network: most of the time between two requests is for that.
-			early := min(ahead, (next-last)/4)
+			early := min(ahead, gap/4)
 			if rest := next - now; rest <= early {
 				runtime.Gosched()
 			} else if e.pacer.wait(rest-early) != nil {
@@ -123,7 +123,6 @@ func (e *engine) pace(until time.Duration) {
 			}
 			continue
 		}
-		last = next
 		t, ok := e.schedule.take(now, false)
 		if ok {
 			e.hand(t)

@@ -44,7 +44,8 @@ type schedule struct {
 	segments []segment  // the first is being handed out
 	k        int64      // requests of the first that have been handed out, and the one at hand
 	next     time.Duration
-	number   uint64 // of the next request, over all segments
+	gap      time.Duration // between the one before and it
+	number   uint64        // of the next request, over all segments
 	inFlight int
 	peak     int
 	waiting  bool // of the requests that are due, some had to wait for others
@@ -73,17 +74,20 @@ func (s *schedule) begin() {
 	for ; len(s.segments) > 0; s.segments = s.segments[1:] {
 		s.k = 0
 		if t, ok := s.segments[0].due(0); ok {
-			s.next = s.segments[0].start + t
+			s.follow(s.segments[0].start + t)
 			return
 		}
 	}
 }
 
+// follow makes a moment the next at which a request is due.
+func (s *schedule) follow(next time.Duration) { s.next, s.gap = next, next-s.next }
+
 // step goes on to the next request.
 func (s *schedule) step() {
 	s.k++
 	if t, ok := s.segments[0].due(s.k); ok {
-		s.next = s.segments[0].start + t
+		s.follow(s.segments[0].start + t)
 		return
 	}
 	s.segments = s.segments[1:]
@@ -114,11 +118,11 @@ func (s *schedule) take(now time.Duration, again bool) (t turn, ok bool) {
 	return t, true
 }
 
-// ahead gives when the next request is due; false where there is none.
-func (s *schedule) ahead() (time.Duration, bool) {
+// ahead gives when the next request is due, and how long after the one before; false where there is none.
+func (s *schedule) ahead() (next, gap time.Duration, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.next, len(s.segments) > 0
+	return s.next, s.gap, len(s.segments) > 0
 }
 
 // drop gives up what has not been handed out, and counts what of it was due before now, by phase.

@@ -60,8 +60,14 @@ func TestTake(t *testing.T) {
 		}
 	}
 	want(0, false, false, false, 0)
+	if next, gap, more := s.ahead(); next != 5*ms || gap != 5*ms || !more {
+		t.Errorf("ahead: %s, %s after the one before, %v", next, gap, more)
+	}
 	want(5*ms, false, true, false, 5*ms)
 	want(17*ms, false, true, false, 15*ms)
+	if next, gap, _ := s.ahead(); next != 25*ms || gap != 10*ms {
+		t.Errorf("ahead: %s, %s after the one before", next, gap)
+	}
 	want(26*ms, false, false, false, 0)    // two are in flight
 	want(30*ms, true, true, true, 25*ms)   // one ends, and the one that waited begins
 	want(31*ms, true, false, false, 0)     // nothing is due
@@ -73,7 +79,7 @@ func TestTake(t *testing.T) {
 	if got := s.drop(1016 * ms); got[3] != 95 || got[4] != 2 {
 		t.Errorf("dropped %v", got)
 	}
-	if _, more := s.ahead(); more {
+	if _, _, more := s.ahead(); more {
 		t.Error("after drop something is left")
 	}
 }
