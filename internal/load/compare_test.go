@@ -370,3 +370,24 @@ func TestNewErrorsAreUnclear(t *testing.T) {
 		}
 	}
 }
+
+// Rounds may each have a seed of their own; what the two sides of one are asked for must be the same.
+func TestSeedsOfRounds(t *testing.T) {
+	t.Parallel()
+	var old, new []*Run
+	for i := range 3 {
+		a, b := synthetic{seed: uint64(i), blocks: 1, noise: 0.01}.run(), synthetic{seed: uint64(10 + i), blocks: 1, noise: 0.01}.run()
+		a.Seed, b.Seed = uint64(i), uint64(i)
+		old, new = append(old, a), append(new, b)
+	}
+	for _, want := range []string{"", "the new run of round 2 has another seed than its counterpart: 7, not 1"} {
+		c, err := CompareRounds(old, new, 0.05)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(c.Notes, "\n"); got != want {
+			t.Errorf("notes %q, want %q", got, want)
+		}
+		new[1].Seed = 7
+	}
+}
