@@ -3,11 +3,14 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestMedian(t *testing.T) {
@@ -77,15 +80,6 @@ BENCH {"requests":26900,"duration_us":1002000,"bytes":8770000,"p50":2090,"p95":7
 	}
 }
 
-func TestSizeFault(t *testing.T) {
-	if err := sizeFault(wrkResult{Requests: 10, Bytes: 5020}, 500); err != nil {
-		t.Error(err)
-	}
-	if sizeFault(wrkResult{Requests: 10, Bytes: 3000}, 500) == nil {
-		t.Error("answers of 300 bytes in place of 500 passed")
-	}
-}
-
 func TestRequestsAreWellFormedAndOfOneLength(t *testing.T) {
 	for _, w := range plan(nil, true) {
 		q := toolCall(w.era, "127.0.0.1:1", "s", w.tool, w.args)
@@ -145,11 +139,11 @@ func TestOnly(t *testing.T) {
 }
 
 func TestOpenBar(t *testing.T) {
-	good := openResult{P95: 9999, Rate: openRate}
+	good := loadResult{P95: 9999, Rate: openRate}
 	slow, wrong, late := good, good, good
 	slow.P95, wrong.Wrong, late.Rate = 10_000, 1, 0.98*openRate
 	for _, c := range []struct {
-		res openResult
+		res loadResult
 		met bool
 	}{{good, true}, {slow, false}, {wrong, false}, {late, false}} {
 		if b := openBar("x", c.res); b.met != c.met {
@@ -164,7 +158,7 @@ func TestLoadResult(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &run); err != nil {
 		t.Fatal(err)
 	}
-	want := openResult{Requests: 10, Wrong: 3, Errors: "http 503 1, tool 2", Invalid: "a; b", Rate: 5, P50: 1000, P95: 2000, P99: 3000, Max: 4000}
+	want := loadResult{Requests: 10, Wrong: 3, Errors: "http 503 1, tool 2", Invalid: "a; b", Rate: 5, P50: 1000, P95: 2000, P99: 3000, Max: 4000}
 	if got := run.result(); got != want {
 		t.Errorf("%+v", got)
 	}
@@ -180,5 +174,42 @@ func TestStatusBytes(t *testing.T) {
 func TestLuaString(t *testing.T) {
 	if got := luaString("a\"\\\r\n\x01"); got != `"a\034\092\013\010\001"` {
 		t.Error(got)
+	}
+}
+
+// What a floor answers is an error that millrace load takes for right, as long as it was told to be.
+func TestFloorAnswer(t *testing.T) {
+	for _, size := range []int{100, 377, 8485} {
+		b := floorAnswer(size)
+		var m struct{ Error struct{ Code int } }
+		if err := json.Unmarshal(b, &m); err != nil || len(b) != size || "rpc "+strconv.Itoa(m.Error.Code) != floorError {
+			t.Errorf("%d bytes: %d, %v, %+v", size, len(b), err, m)
+		}
+	}
+}
+
+// Every call of a work is longer than what a floor takes for its client's handshake.
+func TestScenarios(t *testing.T) {
+	for _, w := range plan(nil, true) {
+		shortest := len(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"","arguments":}}`) + len(w.tool) + len(w.args)
+		if w.era == legacy && shortest < floorHandshake {
+			t.Errorf("%s: a call may have %d bytes", w.id(), shortest)
+		}
+		var s struct {
+			Operations []struct{ Arguments map[string]map[string][]any }
+			Phases     []struct{ Users int }
+		}
+		data, err := w.scenario(closed(time.Second))
+		if err != nil || json.Unmarshal(data, &s) != nil || s.Phases[0].Users != connections {
+			t.Fatalf("%s: %v: %s", w.id(), err, data)
+		}
+		for name, values := range s.Operations[0].Arguments {
+			for kind, v := range values {
+				last := fmt.Sprint(v[len(v)-1])
+				if want := map[string]int{"choice": w.keys.count, "sequence": 2, "uniform": 2}[kind]; len(v) != want || !strings.Contains(last, strconv.Itoa(w.keys.first+w.keys.count-1)) {
+					t.Errorf("%s: %s: %d of %s, the last %s", w.id(), name, len(v), kind, last)
+				}
+			}
+		}
 	}
 }

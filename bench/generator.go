@@ -52,7 +52,7 @@ func measureGenerator(ctx context.Context, args []string) (err error) {
 	for _, job := range []struct {
 		name string
 		f    func(context.Context) error
-	}{{"speed", g.speed}, {"agreement", g.agreement}, {"truth", g.truth}, {"leaks", g.leaks}, {"alarms", g.alarms}, {"faults", g.faults}} {
+	}{{"speed", g.speed}, {"agreement", g.agreement}, {"truth", g.truth}, {"memory", g.memory}, {"leaks", g.leaks}, {"alarms", g.alarms}, {"faults", g.faults}} {
 		if !only.MatchString(job.name) {
 			continue
 		}
@@ -240,6 +240,32 @@ func (g *generator) speed(ctx context.Context) error {
 	g.bar("requests/s, answers checked, one core", "≥ 40,000", rate("millrace load") >= 40_000, "%.0f (hey %.0f, vegeta %.0f, wrk without checks %.0f)",
 		rate("millrace load"), rate("hey"), rate("vegeta"), rate("wrk"))
 	g.bar("CPU a request", "less than hey and vegeta", own < hey && own < vegeta, "%.1f µs (hey %.1f, vegeta %.1f)", own, hey, vegeta)
+	return nil
+}
+
+// memory takes the growth of the generator's own memory over ten minutes at 10,000 requests a second.
+func (g *generator) memory(ctx context.Context) error {
+	d := 10 * time.Minute
+	if g.quick {
+		d = 30 * time.Second
+	}
+	server := &rawConfig{}
+	p, err := g.startRaw(ctx, server)
+	if err != nil {
+		return err
+	}
+	defer p.stop()
+	m, err := g.load(ctx, server.Addr, loadOptions{}, "--rate", strconv.Itoa(openRate), "--duration", d.String(), "--tool", "echo", "--arguments", `{"id":{"uniform":[100000,199999]}}`)
+	if err != nil {
+		return err
+	}
+	growth := m.Generator.Growth
+	if growth == nil || len(m.Invalid) > 0 {
+		return fmt.Errorf("the run tells no growth: %v", m.Invalid)
+	}
+	then := m.Generator.Memory + growth.High // an hour at this rate is 36 million requests
+	g.bar(fmt.Sprintf("the generator's memory after an hour and 36,000,000 requests, from %s", d), "< 200 MB", then < 200e6,
+		"%.0f MB at most: %.0f MB now, and %.1f MB an hour (%.1f to %.1f)", then/1e6, m.Generator.Memory/1e6, growth.Value/1e6, growth.Low/1e6, growth.High/1e6)
 	return nil
 }
 

@@ -52,6 +52,12 @@ type loadRun struct {
 		Broken string  `json:"broken"`
 	} `json:"knee"`
 	Generator struct {
+		Memory float64 `json:"max_resident_bytes"`
+		Growth *struct {
+			Value float64 `json:"value"`
+			Low   float64 `json:"low"`
+			High  float64 `json:"high"`
+		} `json:"resident_growth_per_hour"`
 		Lateness struct {
 			P50 float64 `json:"p50"`
 			P99 float64 `json:"p99"`

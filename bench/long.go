@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"regexp"
-	"strings"
 	"time"
 )
 
@@ -16,6 +15,7 @@ const (
 
 	openLimit     = 10 * time.Millisecond // of p95
 	distinctLimit = 150e6                 // bytes resident
+	distinctMost  = 1_000_000             // keys of one piece of the run
 )
 
 // openLoop measures the two open loops that match.
@@ -38,16 +38,11 @@ func (r *run) openLoop(ctx context.Context, only *regexp.Regexp, d time.Duration
 			return nil, nil, err
 		}
 		r.progress("%s for %s", name, d)
-		text, _, _ := strings.Cut(l.text, keyMark)
 		before, err := l.server.cpuTime()
 		if err != nil {
 			return nil, nil, err
 		}
-		scenario, err := openScenario(w.era, w.tool, l.keys, text, d)
-		if err != nil {
-			return nil, nil, err
-		}
-		res, err := r.runOpen(ctx, l.req.addr, scenario)
+		res, err := r.put(ctx, l, open(d))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -71,7 +66,7 @@ func (r *run) openLoop(ctx context.Context, only *regexp.Regexp, d time.Duration
 
 // openBar judges an open loop: the latency, no wrong answer, and the rate itself, since a sender that falls behind
 // proves nothing.
-func openBar(name string, res openResult) bar {
+func openBar(name string, res loadResult) bar {
 	b := bar{work: name, limit: "p95 < 10 ms, no errors", measured: fmt.Sprintf("p95 %.2f ms, %d errors, %.0f/s", res.P95/1000, res.Wrong, res.Rate)}
 	if res.Wrong > 0 {
 		b.measured += ": " + res.Errors
@@ -92,8 +87,8 @@ func (r *run) distinct(ctx context.Context, requests int) (line, bar, error) {
 	if err != nil {
 		return line{}, bar{}, err
 	}
-	next, done, micros := distinctFrom, 0, 0.0
-	l.keys = keys{distinctKeys, next, 1}
+	next, done, seconds := distinctFrom, 0, 0.0
+	l.keys = keys{cycleKeys, next, 1}
 	if _, err := r.probe(ctx, l, 3); err != nil {
 		return line{}, bar{}, err
 	}
@@ -101,14 +96,18 @@ func (r *run) distinct(ctx context.Context, requests int) (line, bar, error) {
 	if err != nil {
 		return line{}, bar{}, err
 	}
-	var last wrkResult
+	var last loadResult
 	for done < requests {
-		r.loads++
-		if last, err = runWrk(ctx, r.m, l.req, keys{distinctKeys, next, 0}, r.loads, 5*time.Second); err != nil {
+		l.keys = keys{cycleKeys, next, distinctMost}
+		const piece = 5 * time.Second
+		if last, err = r.put(ctx, l, closed(piece)); err != nil {
 			return line{}, bar{}, fmt.Errorf("%s: %w", distinctWork, err)
 		}
+		if last.Wrong > 0 || last.Requests > distinctMost {
+			return line{}, bar{}, fmt.Errorf("%s: errors: %s; %d requests in %s", distinctWork, last.Errors, last.Requests, piece)
+		}
 		done += last.Requests
-		micros += last.Duration
+		seconds += piece.Seconds()
 		next += last.Requests + 2*connections // what was under way at the end has used keys too
 		r.progress("%s: %d of %d", distinctWork, done, requests)
 	}
@@ -120,12 +119,12 @@ func (r *run) distinct(ctx context.Context, requests int) (line, bar, error) {
 	if err != nil {
 		return line{}, bar{}, err
 	}
-	l.keys = keys{distinctKeys, next, 1}
+	l.keys = keys{cycleKeys, next, 1}
 	if _, err := r.probe(ctx, l, 20); err != nil {
 		return line{}, bar{}, err
 	}
 	name := fmt.Sprintf("%d requests on %s", done, distinctWork)
-	s := sample{rate: float64(done) / micros * 1e6, p50: last.P50, p95: last.P95, p99: last.P99, cpu: float64((after - before).Microseconds()) / float64(done), resident: float64(resident)}
+	s := sample{rate: float64(done) / seconds, p50: last.P50, p95: last.P95, p99: last.P99, cpu: float64((after - before).Microseconds()) / float64(done), resident: float64(resident)}
 	b := bar{name, "< 150 MB resident", fmt.Sprintf("%.0f MB, peak %.0f MB", float64(resident)/1e6, float64(peak)/1e6), float64(peak) < distinctLimit}
 	return line{name: "millrace, " + name, gogc: "unset", s: s}, b, nil
 }

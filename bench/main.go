@@ -40,7 +40,7 @@ func dispatch(args []string) error {
 		}
 		switch strings.TrimPrefix(args[0], "serve-") {
 		case kindFloor:
-			return serveFloor(*addr, *size)
+			return serveFloor(*addr, era(*form), *size)
 		case kindGoSDK:
 			return serveGoSDK(*addr, era(*form), *db)
 		case kindMCPGo:
@@ -139,9 +139,6 @@ func parseOptions(args []string) (options, error) {
 func newMachine(pin string) (*machine, error) {
 	m := &machine{}
 	var err error
-	if m.wrk, err = exec.LookPath("wrk"); err != nil {
-		return nil, fmt.Errorf("wrk is missing: install Debian's package wrk")
-	}
 	if pin != "off" {
 		var ok bool
 		if m.serverCPUs, m.loadCPUs, ok = strings.Cut(pin, ":"); !ok {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/mark3labs/mcp-go/mcp"
 	mcpgo "github.com/mark3labs/mcp-go/server"
@@ -17,14 +18,29 @@ import (
 
 // The servers of this file run as processes of their own: the program starts itself with their name.
 
-// serveFloor answers every request with size bytes after it has read the whole body: what net/http alone costs.
-func serveFloor(addr string, size int) error {
-	body := make([]byte, size)
-	for i := range body {
-		body[i] = 'x'
-	}
+// floorError is how millrace load names the floor's answer to a call: an error without an id, as servers give that could not
+// read one. So the floor need not look into a request.
+const floorError = "rpc -32000"
+
+// floorAnswer is that answer, size bytes long.
+func floorAnswer(size int) []byte {
+	const head, tail = `{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"`, `"}}`
+	return []byte(head + strings.Repeat("x", max(0, size-len(head)-len(tail))) + tail)
+}
+
+// floorHandshake is the longest body of a request of the legacy handshake that has a session already; a call's is longer.
+const floorHandshake = 80
+
+// serveFloor answers every call with size bytes after it has read the whole body: what net/http alone costs. It tells calls
+// from a client's handshake by what net/http has read by then.
+func serveFloor(addr string, e era, size int) error {
+	body := floorAnswer(size)
 	length := strconv.Itoa(size)
 	return http.ListenAndServe(addr, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if e == legacy && (len(r.Header["Mcp-Session-Id"]) == 0 || r.ContentLength < floorHandshake) || e == modern && r.Header.Get("Mcp-Method") != "tools/call" {
+			floorHello(w, r)
+			return
+		}
 		io.Copy(io.Discard, r.Body)
 		h := w.Header()
 		h.Set("Content-Type", "application/json")
@@ -32,6 +48,26 @@ func serveFloor(addr string, size int) error {
 		w.Write(body)
 	}))
 }
+
+// floorHello answers what comes before the calls.
+func floorHello(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+	if err != nil {
+		return
+	}
+	result, status := rawHandshake(body)
+	if status != http.StatusOK {
+		w.WriteHeader(status)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Mcp-Session-Id", floorSession)
+	fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":%s}`, rawID(body), result)
+}
+
+// floorSession is as long as a real one.
+const floorSession = "0123456789abcdef0123456789abcdef"
 
 type echoIn struct {
 	Message string `json:"message"`

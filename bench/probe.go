@@ -16,28 +16,15 @@ import (
 
 // answer is what a server sent back.
 type answer struct {
-	status    int
-	header    http.Header
-	body      []byte
-	wireBytes int // status line, headers and body
+	status int
+	header http.Header
+	body   []byte
 }
 
 // prober sends single requests over one keep-alive connection.
 type prober struct {
 	conn net.Conn
-	in   *countingReader
 	buf  *bufio.Reader
-}
-
-type countingReader struct {
-	r io.Reader
-	n int
-}
-
-func (c *countingReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += n
-	return n, err
 }
 
 func dial(ctx context.Context, addr string) (*prober, error) {
@@ -46,8 +33,7 @@ func dial(ctx context.Context, addr string) (*prober, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := &countingReader{r: conn}
-	return &prober{conn: conn, in: in, buf: bufio.NewReader(in)}, nil
+	return &prober{conn: conn, buf: bufio.NewReader(conn)}, nil
 }
 
 func (p *prober) close() { p.conn.Close() }
@@ -58,7 +44,6 @@ func (p *prober) send(raw string) (answer, error) {
 	if _, err := io.WriteString(p.conn, raw); err != nil {
 		return answer{}, err
 	}
-	start := p.in.n - p.buf.Buffered()
 	resp, err := http.ReadResponse(p.buf, &http.Request{Method: http.MethodPost})
 	if err != nil {
 		return answer{}, fmt.Errorf("read answer: %w", err)
@@ -68,7 +53,7 @@ func (p *prober) send(raw string) (answer, error) {
 	if err != nil {
 		return answer{}, fmt.Errorf("read answer: %w", err)
 	}
-	return answer{resp.StatusCode, resp.Header, body, p.in.n - p.buf.Buffered() - start}, nil
+	return answer{resp.StatusCode, resp.Header, body}, nil
 }
 
 // openSession does the legacy handshake and returns the session's id, which may be empty.

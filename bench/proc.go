@@ -21,7 +21,6 @@ import (
 // processes it has started.
 type machine struct {
 	dir        string
-	wrk        string
 	taskset    string // empty: nothing is pinned
 	serverCPUs string
 	loadCPUs   string

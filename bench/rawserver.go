@@ -146,20 +146,27 @@ func (s *rawServer) connection(conn net.Conn) {
 
 // answer gives the result for a message, "" for none.
 func (s *rawServer) answer(body []byte) (result, status string) {
-	switch {
-	case bytes.Contains(body, []byte(`"method":"tools/call"`)):
+	if bytes.Contains(body, []byte(`"method":"tools/call"`)) {
 		s.work()
 		return rawAnswer, "200 OK"
-	case bytes.Contains(body, []byte(`"method":"tools/list"`)):
-		return rawTools, "200 OK"
-	case bytes.Contains(body, []byte(`"method":"server/discover"`)):
-		return `{"resultType":"complete","supportedVersions":["` + modernVersion + `"]}`, "200 OK"
-	case bytes.Contains(body, []byte(`"method":"initialize"`)):
-		return `{"protocolVersion":"` + legacyVersion + `","capabilities":{},"serverInfo":{"name":"raw","version":"1"}}`, "200 OK"
-	case bytes.Contains(body, []byte(`"id":`)):
-		return "{}", "200 OK"
 	}
-	return "", "202 Accepted"
+	result, code := rawHandshake(body)
+	return result, strconv.Itoa(code) + " " + http.StatusText(code)
+}
+
+// rawHandshake gives the result and the HTTP status for what a client sends before its calls, "" for no result.
+func rawHandshake(body []byte) (result string, status int) {
+	switch {
+	case bytes.Contains(body, []byte(`"method":"tools/list"`)):
+		return rawTools, http.StatusOK
+	case bytes.Contains(body, []byte(`"method":"server/discover"`)):
+		return `{"resultType":"complete","supportedVersions":["` + modernVersion + `"]}`, http.StatusOK
+	case bytes.Contains(body, []byte(`"method":"initialize"`)):
+		return `{"protocolVersion":"` + legacyVersion + `","capabilities":{},"serverInfo":{"name":"raw","version":"1"}}`, http.StatusOK
+	case bytes.Contains(body, []byte(`"id":`)):
+		return "{}", http.StatusOK
+	}
+	return "", http.StatusAccepted
 }
 
 // work is what a call costs, and leaks.

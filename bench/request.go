@@ -37,9 +37,8 @@ type keys struct {
 type keyMode string
 
 const (
-	cycleKeys    keyMode = "cycle"    // first, first+1, …, then from the start again
-	randomKeys   keyMode = "random"   // uniform in [first, first+count)
-	distinctKeys keyMode = "distinct" // first, first+1, … without end; count is not used
+	cycleKeys  keyMode = "cycle"  // first, first+1, …, then from the start again
+	randomKeys keyMode = "random" // uniform in [first, first+count)
 )
 
 // request is a raw HTTP/1.1 request with two holes. Probes and wrk send the same bytes.

@@ -23,7 +23,7 @@ type run struct {
 	servers  map[string]*process
 	sessions map[string]string // legacy session of each server, by the same name
 	sizes    map[string]int    // length of an answer's body, by the Millrace work's name
-	loads    int               // loads so far: each run of wrk has request ids of its own, and one of millrace load a file
+	loads    int               // runs of load tools so far: one of wrk has request ids of its own, one of millrace load a file
 	probes   int
 }
 
@@ -107,7 +107,7 @@ func (r *run) connect(ctx context.Context, w work) (*live, error) {
 	switch {
 	case w.kind == kindFloor:
 		l.check = checkLength(r.sizes[w.floorOf])
-		session = "0123456789abcdef0123456789abcdef" // as long as a real one
+		session = floorSession
 	case w.era == legacy:
 		if session = r.sessions[p.name]; session == "" {
 			if session, err = openSession(ctx, p.addr, auth...); err != nil {
@@ -160,18 +160,19 @@ func (r *run) measure(ctx context.Context, l *live, d time.Duration) (sample, er
 	if _, err := r.probe(ctx, l, 0); err != nil {
 		return sample{}, err
 	}
-	a, err := r.probe(ctx, l, 3)
-	if err != nil {
+	if _, err := r.probe(ctx, l, 3); err != nil {
 		return sample{}, err
 	}
 	cpu, err := l.server.cpuTime()
 	if err != nil {
 		return sample{}, err
 	}
-	r.loads++
-	res, err := runWrk(ctx, r.m, l.req, l.keys, r.loads, d)
+	res, err := r.put(ctx, l, closed(d))
 	if err != nil {
 		return sample{}, fmt.Errorf("%s: %w", l.id(), err)
+	}
+	if res.Wrong > 0 || res.Invalid != "" {
+		return sample{}, fmt.Errorf("%s: errors: %s; %s", l.id(), res.Errors, res.Invalid)
 	}
 	after, err := l.server.cpuTime()
 	if err != nil {
@@ -181,24 +182,10 @@ func (r *run) measure(ctx context.Context, l *live, d time.Duration) (sample, er
 	if err != nil {
 		return sample{}, err
 	}
-	if err := sizeFault(res, a.wireBytes); err != nil {
-		return sample{}, fmt.Errorf("%s: %w", l.id(), err)
-	}
 	if _, err := r.probe(ctx, l, 20); err != nil {
 		return sample{}, err
 	}
-	return sample{float64(res.Requests) / res.Duration * 1e6, res.P50, res.P95, res.P99,
-		float64((after - cpu).Nanoseconds()) / 1000 / float64(res.Requests), float64(resident)}, nil
-}
-
-// sizeFault compares the mean answer of a run with a probed one: an error in place of the answer, or a short answer,
-// would show there. Ages in the answers may differ by some digits.
-func sizeFault(res wrkResult, probed int) error {
-	mean := float64(res.Bytes) / float64(res.Requests)
-	if slack := 8 + 0.02*float64(probed); mean < float64(probed)-slack || mean > float64(probed)+slack {
-		return fmt.Errorf("answers had %.0f bytes in the mean, the probed one %d: some were wrong", mean, probed)
-	}
-	return nil
+	return sample{res.Rate, res.P50, res.P95, res.P99, float64((after - cpu).Nanoseconds()) / 1000 / float64(res.Requests), float64(resident)}, nil
 }
 
 // closedLoop measures all works in interleaved rounds and returns them, floors first, in the order of the table.

@@ -6,13 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"time"
 )
-
-// connections is the number of keep-alive connections of every load.
-const connections = 64
 
 // wrkResult is what the script's done() prints. Latencies are in microseconds.
 type wrkResult struct {
@@ -61,7 +59,7 @@ func parseWrk(out []byte) (wrkResult, error) {
 
 // wrkScript is the Lua that sends the request. It returns whole requests as strings, as wrk.format costs wrk more than
 // the sending itself; it defines no response(), which would make wrk parse every header for Lua. Answers are judged by
-// status, by their mean size, and by the probes after each round.
+// status alone.
 func wrkScript(r request, k keys, run int) string {
 	first := strconv.Itoa(k.first)
 	head, middle, tail := r.parts(len(first))
@@ -71,8 +69,6 @@ func wrkScript(r request, k keys, run int) string {
 		key = fmt.Sprintf("%d + n %% %d", k.first, k.count)
 	case randomKeys:
 		key = fmt.Sprintf("random(%d, %d)", k.first, k.first+k.count-1)
-	case distinctKeys:
-		key = fmt.Sprintf("%d + n", k.first)
 	}
 	hole := ".. (" + key + ") .. tail"
 	if !hasKey(r) {
@@ -109,15 +105,18 @@ func luaString(s string) string {
 	return string(append(b, '"'))
 }
 
-// runWrk sends the request from 64 connections for the duration. One thread of wrk keeps ids unique and the keys of a
-// distinct run distinct, and makes twice the load that a server on one core answers.
+// runWrk sends the request from 64 connections for the duration. One thread of wrk keeps ids unique, and makes twice the load that a server on one core answers.
 func runWrk(ctx context.Context, m *machine, r request, k keys, run int, d time.Duration) (wrkResult, error) {
+	wrk, err := exec.LookPath("wrk")
+	if err != nil {
+		return wrkResult{}, fmt.Errorf("wrk is missing: install Debian's package wrk")
+	}
 	script := filepath.Join(m.dir, "request.lua")
 	if err := os.WriteFile(script, []byte(wrkScript(r, k, run)), 0o600); err != nil {
 		return wrkResult{}, err
 	}
 	seconds := max(1, int(d.Round(time.Second)/time.Second))
-	name, args := m.load([]string{m.wrk, "-t", "1", "-c", strconv.Itoa(connections), "-d", strconv.Itoa(seconds) + "s", "--timeout", "10s", "-s", script, "http://" + r.addr + "/mcp"})
+	name, args := m.load([]string{wrk, "-t", "1", "-c", strconv.Itoa(connections), "-d", strconv.Itoa(seconds) + "s", "--timeout", "10s", "-s", script, "http://" + r.addr + "/mcp"})
 	out, err := command(ctx, name, args...).CombinedOutput()
 	if err != nil {
 		return wrkResult{}, fmt.Errorf("wrk: %w: %s", err, clip(out))

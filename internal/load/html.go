@@ -306,6 +306,9 @@ func htmlGenerator(r *Run) htmlTable {
 		row("CPU", htmlSeconds(g.CPU), htmlSeconds(g.CPURequest)+" for a request"),
 		row("Memory", htmlBytes(float64(g.MaxMemory)), "the most that the generator had resident"),
 	}}
+	if s := g.Growth; s != nil {
+		t.Rows = append(t.Rows, row("Memory growth", unitBytes.format(s.Value)+" an hour", "with its 95 % interval: "+unitBytes.format(s.Low)+" to "+unitBytes.format(s.High)))
+	}
 	t.Rows[1].Bad = g.Late > 0
 	return t
 }

@@ -15,7 +15,11 @@ type Leak struct {
 }
 
 // Slope is a growth with its 95 % confidence interval.
-type Slope struct{ Value, Low, High float64 }
+type Slope struct {
+	Value float64 `json:"value"`
+	Low   float64 `json:"low"`
+	High  float64 `json:"high"`
+}
 
 // String says the growth in words.
 func (l Leak) String() string {
@@ -78,23 +82,48 @@ func growth(run *Run) []Leak {
 }
 
 func slopeOver(run *Run, figure func(*Sample) *float64, over func(*Sample) float64) (Slope, bool) {
-	var segments []segmentXY
-	for _, p := range steady(run) {
-		var s segmentXY
+	segments := segmentsOf(run, func(within func(at float64) bool) (s segmentXY) {
 		for i := range run.Server.Samples {
 			at := &run.Server.Samples[i]
-			if at.At < p.Start+leakWarmUp*p.Seconds || at.At > p.Start+p.Seconds {
-				continue
-			}
-			if v := figure(at); v != nil && !math.IsNaN(*v) {
+			if v := figure(at); within(at.At) && v != nil && !math.IsNaN(*v) {
 				s.x, s.y, s.z = append(s.x, over(at)), append(s.y, *v), append(s.z, float64(at.Connections))
 			}
 		}
+		return s
+	})
+	withoutZ(segments)
+	return slope(segments)
+}
+
+// ownGrowth is the generator's own growth in bytes an hour; nil where it cannot be told.
+func ownGrowth(run *Run) *Slope {
+	s, ok := slope(segmentsOf(run, func(within func(at float64) bool) (s segmentXY) {
+		for i := range run.Intervals {
+			v := &run.Intervals[i]
+			if end := v.Start + v.Seconds; v.Resident > 0 && within(end) {
+				s.x, s.y = append(s.x, end/3600), append(s.y, float64(v.Resident))
+			}
+		}
+		return s
+	}))
+	if !ok {
+		return nil
+	}
+	return &s
+}
+
+// segmentsOf takes points out of each steady phase without its warm-up; points gives those within.
+func segmentsOf(run *Run, points func(within func(at float64) bool) segmentXY) (out []segmentXY) {
+	for _, p := range steady(run) {
+		s := points(func(at float64) bool { return at >= p.Start+leakWarmUp*p.Seconds && at <= p.Start+p.Seconds })
 		if len(s.x) > 1 {
-			segments = append(segments, s.merged(leakPoints))
+			out = append(out, s.merged(leakPoints))
 		}
 	}
-	withoutZ(segments)
+	return out
+}
+
+func slope(segments []segmentXY) (Slope, bool) {
 	e, ok := slopeOf(segments)
 	if !ok {
 		return Slope{}, false

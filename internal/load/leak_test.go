@@ -131,3 +131,33 @@ func TestConnectionsAreNoLeak(t *testing.T) {
 		}
 	}
 }
+
+// The generator's own growth comes from the steady part of a run, and is not told of one that is too short.
+func TestOwnGrowth(t *testing.T) {
+	t.Parallel()
+	made := func(seconds int, hour float64) *Run {
+		r := rand.New(rand.NewPCG(7, uint64(seconds)))
+		run := &Run{Phases: []Phase{{Kind: "warm-up", Seconds: 10}, {Kind: "sustain", Measured: true, Start: 10, Seconds: float64(seconds)}}}
+		for i := range seconds + 10 {
+			start := 30e6 * math.Min(1, float64(i)/20)
+			run.Intervals = append(run.Intervals, Interval{Start: float64(i), Seconds: 1, Resident: int64(start + hour*float64(i)/3600 + 1e6*r.NormFloat64())})
+		}
+		return run
+	}
+	for _, hour := range []float64{0, 500e6} {
+		s := ownGrowth(made(600, hour))
+		if s == nil || s.Low > hour || s.High < hour || s.High-s.Low > 10e6 {
+			t.Errorf("%.0f bytes an hour: %+v", hour, s)
+		}
+	}
+	if s := ownGrowth(made(5, 0)); s != nil {
+		t.Errorf("five seconds: %+v", s)
+	}
+	unknown := made(600, 0)
+	for i := range unknown.Intervals {
+		unknown.Intervals[i].Resident = 0
+	}
+	if s := ownGrowth(unknown); s != nil {
+		t.Errorf("nothing known: %+v", s)
+	}
+}

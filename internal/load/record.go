@@ -13,6 +13,7 @@ type recorder struct {
 	operations []*operation
 	length     time.Duration // of an interval
 	lateLimit  time.Duration
+	resident   func() int64 // of this process, in bytes; 0 for unknown
 
 	mu       sync.Mutex // guards what follows
 	phases   []*phaseRecord
@@ -61,7 +62,7 @@ const (
 // newRecorder makes a recorder for a run that is expected to take as long.
 func newRecorder(operations []*operation, expected, lateLimit time.Duration) *recorder {
 	length := max(time.Second, (expected / mostIntervals).Round(time.Second))
-	r := &recorder{operations: operations, length: length, lateLimit: lateLimit, lateness: newHistogram(), trip: newHistogram(), offered: map[int]int64{}}
+	r := &recorder{operations: operations, length: length, lateLimit: lateLimit, resident: ownResident, lateness: newHistogram(), trip: newHistogram(), offered: map[int]int64{}}
 	r.interval.all = newHistogram()
 	r.interval.Heat = make([]int64, HeatSteps+1)
 	return r
@@ -170,6 +171,7 @@ func (r *recorder) closeInterval(length time.Duration) {
 	out.Offered = r.offered[i.index]
 	delete(r.offered, i.index)
 	out.P50, out.P95, out.P99, out.Max = l.P50, l.P95, l.P99, l.Max
+	out.Resident = r.resident()
 	last := len(i.Heat)
 	for last > 0 && i.Heat[last-1] == 0 {
 		last--

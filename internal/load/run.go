@@ -67,10 +67,13 @@ type Machine struct {
 
 // Generator is what the generator did and cost.
 type Generator struct {
-	CPU         float64 `json:"cpu_seconds"`
-	CPURequest  float64 `json:"cpu_per_request"`
-	MaxMemory   int64   `json:"max_resident_bytes"`
-	MaxInFlight int     `json:"max_in_flight"` // the most requests at a time
+	CPU        float64 `json:"cpu_seconds"`
+	CPURequest float64 `json:"cpu_per_request"`
+	MaxMemory  int64   `json:"max_resident_bytes"`
+	// Growth is how much resident memory the generator gains in an hour of this load, in bytes, from the sustained phases without
+	// their first fifth. Nil where the run is too short to tell.
+	Growth      *Slope `json:"resident_growth_per_hour,omitempty"`
+	MaxInFlight int    `json:"max_in_flight"` // the most requests at a time
 	// Lateness is how long after they were due requests were sent, where a connection was free.
 	Lateness Latency `json:"lateness"`
 	// Late is how many requests the generator sent more than LateLimit after they were due.
@@ -166,6 +169,8 @@ type Interval struct {
 	P95     float64 `json:"p95"`
 	P99     float64 `json:"p99"`
 	Max     float64 `json:"max"`
+	// Resident is the memory that the generator had resident at its end, in bytes; 0 for unknown.
+	Resident int64 `json:"generator_resident_bytes,omitempty"`
 	// Heat counts those answers by latency: the first number is below HeatEdge(0), number i from HeatEdge(i-1) on, and the
 	// last is open. Zeros at the end are left out.
 	Heat []int64 `json:"heat,omitempty"`

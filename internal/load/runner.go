@@ -112,13 +112,25 @@ func Execute(ctx context.Context, opts Options) (*Run, error) {
 // crowd of them, since each takes longer to open than to use.
 const warmConnections = 256
 
+// most is how many requests of a scenario can be in flight at a time.
+func (s *Scenario) most() int {
+	users := 0
+	for i := range s.Phases {
+		if s.Phases[i].Users == 0 {
+			return s.MaxInFlight
+		}
+		users = max(users, s.Phases[i].Users)
+	}
+	return users
+}
+
 // warm opens connections. What goes wrong will be seen in the run.
 func warm(ctx context.Context, s *Scenario, sessions []*slot) {
 	if !s.KeepAlive {
 		return
 	}
 	var wg sync.WaitGroup
-	for i := range min(warmConnections, s.MaxInFlight) {
+	for i := range min(warmConnections, s.most()) {
 		session := sessions[i%len(sessions)].get()
 		wg.Go(func() {
 			var a client.Answer
@@ -352,6 +364,7 @@ func (r *runner) conclude(run *Run) {
 		run.Invalid = append(run.Invalid, fmt.Sprintf("the generator sent %d of %d requests (%.2f %%) more than %s late: give it more of the processor, or ask for less",
 			late, sent, 100*float64(late)/float64(sent), r.Scenario.LateLimit))
 	}
+	run.Generator.Growth = ownGrowth(run)
 	if len(r.readings) == 0 {
 		return
 	}

@@ -356,3 +356,14 @@ func TestNoRun(t *testing.T) {
 		}
 	})
 }
+
+// Connections that are opened before a run are no more than it can use.
+func TestMostInFlight(t *testing.T) {
+	t.Parallel()
+	for want, phases := range map[int][]PhaseConfig{1: {{Users: 1}}, 7: {{Users: 2}, {Users: 7}}, 1000: {{Users: 7}, {Rate: 1}}} {
+		s := DefaultScenario()
+		if s.Phases = phases; s.most() != want {
+			t.Errorf("%+v: %d, want %d", phases, s.most(), want)
+		}
+	}
+}

@@ -266,3 +266,19 @@ func metricsFix(err error) error {
 	}
 	return err
 }
+
+// ownResident is the memory that this process has resident, in bytes; 0 where that cannot be told.
+func ownResident() int64 {
+	if runtime.GOOS != "linux" {
+		return 0
+	}
+	p, err := procfs.Self()
+	if err != nil {
+		return 0
+	}
+	stat, err := p.Stat()
+	if err != nil {
+		return 0
+	}
+	return int64(stat.ResidentMemory())
+}

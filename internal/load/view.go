@@ -150,6 +150,9 @@ func (r *Run) WriteSummary(w io.Writer) {
 	fmt.Fprintf(w, "\nround trip  p50 %s  p95 %s  p99 %s\n", Time(r.RoundTrip.P50), Time(r.RoundTrip.P95), Time(r.RoundTrip.P99))
 	fmt.Fprintf(w, "generator   %s of processor a request, %d MiB at most, at most %d in flight; sent p50 %s, p99 %s after due; %d late, %d waited for others\n",
 		strings.TrimSpace(Time(g.CPURequest)), g.MaxMemory>>20, g.MaxInFlight, strings.TrimSpace(Time(g.Lateness.P50)), strings.TrimSpace(Time(g.Lateness.P99)), g.Late, g.Blocked)
+	if s := g.Growth; s != nil {
+		fmt.Fprintf(w, "            its memory: %s an hour (%s to %s)\n", unitBytes.format(s.Value), unitBytes.format(s.Low), unitBytes.format(s.High))
+	}
 	if k := r.Knee; k != nil {
 		fmt.Fprintf(w, "knee        %.0f requests/s hold every limit", k.Rate)
 		if k.Broken != "" {
