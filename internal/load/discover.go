@@ -8,11 +8,13 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/google/jsonschema-go/jsonschema"
 
 	"millrace/internal/client"
+	"millrace/internal/conf"
 	"millrace/internal/mcp"
 	"millrace/internal/schema"
 )
@@ -156,7 +158,7 @@ func (o *operation) adopt(t *listedTool) {
 func discover(ctx context.Context, s *Scenario, session *client.Session, tools []listedTool) (operations []*operation, notes []string, err error) {
 	shares := [3]float64{0, 1, 0} // of reads, calls, subscriptions
 	if s.mixed {
-		shares = [3]float64{0.7, 0.2, 0.1}
+		shares = [3]float64{0.7, 0.2, mixedHolds}
 	}
 	var calls, reads, holds []OperationConfig
 	for i := range tools {
@@ -189,6 +191,7 @@ func discover(ctx context.Context, s *Scenario, session *client.Session, tools [
 			read, hold := OperationConfig{Resource: r.URI}, OperationConfig{Subscribe: r.URI}
 			read.SetDefaults()
 			hold.SetDefaults()
+			hold.Hold = conf.Duration(s.mixedHold())
 			if strings.Contains(r.URI, "{") {
 				continue
 			}
@@ -224,6 +227,22 @@ func discover(ctx context.Context, s *Scenario, session *client.Session, tools [
 			"and can be called with what its schema says; name one with --tool NAME --arguments JSON, or write a scenario\n%s", names(tools), strings.Join(notes, "\n"))
 	}
 	return operations, notes, nil
+}
+
+// mixedHolds is the share of subscriptions in a mixed load.
+const mixedHolds = 0.1
+
+// mixedHold is how long a mixed load's subscriptions last: a second, or less where they would take more than half of the
+// places for what is in flight at a time, and leave none to the rest.
+func (s *Scenario) mixedHold() time.Duration {
+	most := 0.0
+	for i := range s.Phases {
+		most = max(most, s.Phases[i].Rate)
+	}
+	if most == 0 {
+		return time.Second
+	}
+	return min(time.Second, time.Duration(float64(s.MaxInFlight)/2/(mixedHolds*most)*float64(time.Second)))
 }
 
 // try makes the request of an operation a few times, to see whether what was guessed is right.

@@ -367,3 +367,18 @@ func TestMostInFlight(t *testing.T) {
 		}
 	}
 }
+
+// What a mixed load holds never takes the places of what it asks.
+func TestMixedHold(t *testing.T) {
+	t.Parallel()
+	for rate, want := range map[float64]time.Duration{0: time.Second, 2000: time.Second, 10_000: 500 * time.Millisecond} {
+		s, _ := builtIn("mixed")
+		s.Scale(0, rate)
+		if rate == 0 {
+			s.Phases = []PhaseConfig{{Users: 5}}
+		}
+		if got := s.mixedHold(); got != want {
+			t.Errorf("%.0f/s: %s, want %s", rate, got, want)
+		}
+	}
+}
