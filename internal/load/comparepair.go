@@ -295,7 +295,8 @@ func (p pairing) cpu() change {
 		var last *Sample
 		for i := range s.run.Server.Samples {
 			at := &s.run.Server.Samples[i]
-			if at.CPU == nil || at.At < s.phase.Start || at.At > s.phase.Start+s.phase.Seconds {
+			if at.CPU == nil || !s.phase.within(at.At, 0) {
+				last = nil // between two pieces of the phase, it is another phase that costs
 				continue
 			}
 			if last != nil && *at.CPU >= *last.CPU { // otherwise the process was started anew

@@ -233,22 +233,24 @@ func (s gateSource) hitRate() (float64, error) {
 	}
 	var hits, all float64
 	for _, p := range s.phases {
-		var first, last *Sample
-		for i := range s.run.Server.Samples {
-			at := &s.run.Server.Samples[i]
-			if at.Hits == nil || at.Misses == nil || at.At > p.Start+p.Seconds+1 {
-				continue
+		for _, piece := range p.pieces() {
+			var first, last *Sample
+			for i := range s.run.Server.Samples {
+				at := &s.run.Server.Samples[i]
+				if at.Hits == nil || at.Misses == nil || at.At > piece[1]+1 {
+					continue
+				}
+				if first == nil || at.At <= piece[0] {
+					first = at
+				}
+				last = at
 			}
-			if first == nil || at.At <= p.Start {
-				first = at
+			if last == nil || *last.Hits < *first.Hits || *last.Misses < *first.Misses {
+				return 0, fmt.Errorf("the cache's counters could not be read in phase %q, or began anew", p.Name)
 			}
-			last = at
+			h := *last.Hits - *first.Hits
+			hits, all = hits+h, all+h+*last.Misses-*first.Misses
 		}
-		if last == nil || *last.Hits < *first.Hits || *last.Misses < *first.Misses {
-			return 0, fmt.Errorf("the cache's counters could not be read in phase %q, or began anew", p.Name)
-		}
-		h := *last.Hits - *first.Hits
-		hits, all = hits+h, all+h+*last.Misses-*first.Misses
 	}
 	return hits / all, nil
 }

@@ -226,17 +226,22 @@ func (c *htmlChart) clock(r *Run, total, wide float64) htmlAxis {
 	}
 	for i := range min(len(r.Phases), htmlMaxBands) {
 		p := &r.Phases[i]
-		from, to := a.at(p.Start), a.at(p.Start+p.Seconds)
-		b := htmlBand{X: int(from * htmlWide), Width: int(to*htmlWide) - int(from*htmlWide), Measured: p.Measured}
-		const narrow, letter = 280, 6.4 // pixels
-		text := []rune(htmlClip(p.Name))
-		if room := int((to - from) * wide / letter); room < len(text) {
-			text = append(text[:max(0, room-1)], '…')
+		for _, piece := range p.pieces() {
+			if len(c.Phases) == htmlMaxBands {
+				break
+			}
+			from, to := a.at(piece[0]), a.at(piece[1])
+			b := htmlBand{X: int(from * htmlWide), Width: int(to*htmlWide) - int(from*htmlWide), Measured: p.Measured}
+			const narrow, letter = 280, 6.4 // pixels
+			text := []rune(htmlClip(p.Name))
+			if room := int((to - from) * wide / letter); room < len(text) {
+				text = append(text[:max(0, room-1)], '…')
+			}
+			if len(text) > 3 || len(text) == len([]rune(p.Name)) {
+				b.Label = &htmlTick{At: htmlPercent(from), Text: string(text), Wide: (to-from)*narrow < letter*float64(len(text))}
+			}
+			c.Phases = append(c.Phases, b)
 		}
-		if len(text) > 3 || len(text) == len([]rune(p.Name)) {
-			b.Label = &htmlTick{At: htmlPercent(from), Text: string(text), Wide: (to-from)*narrow < letter*float64(len(text))}
-		}
-		c.Phases = append(c.Phases, b)
 	}
 	return a
 }

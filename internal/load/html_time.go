@@ -194,18 +194,20 @@ func (t *htmlTimeline) errors() *htmlChart {
 	}
 	for i := range min(len(t.run.Phases), htmlMaxBands) {
 		p := &t.run.Phases[i]
-		left, right := int(x.at(p.Start)*htmlWide), int(x.at(p.Start+p.Seconds)*htmlWide)
-		under, rest := 0.0, p.Failed()
-		for k := range areas {
-			n := rest // of other kinds, in the end
-			if k < len(named) {
-				n = p.Errors[named[k]]
-				rest -= n
-			}
-			over := under + htmlOver(float64(n), p.Seconds)
-			if n > 0 && over > under && right > left {
-				areas[k].D += fmt.Sprintf("M%d %dH%dV%dH%dz", left, int((1-y.at(under))*float64(c.Tall())), right, int((1-y.at(over))*float64(c.Tall())), left)
-				under = over
+		for _, piece := range p.pieces()[:min(len(p.pieces()), htmlMaxBands)] {
+			left, right := int(x.at(piece[0])*htmlWide), int(x.at(piece[1])*htmlWide)
+			under, rest := 0.0, p.Failed()
+			for k := range areas {
+				n := rest // of other kinds, in the end
+				if k < len(named) {
+					n = p.Errors[named[k]]
+					rest -= n
+				}
+				over := under + htmlOver(float64(n), p.Seconds)
+				if n > 0 && over > under && right > left {
+					areas[k].D += fmt.Sprintf("M%d %dH%dV%dH%dz", left, int((1-y.at(under))*float64(c.Tall())), right, int((1-y.at(over))*float64(c.Tall())), left)
+					under = over
+				}
 			}
 		}
 	}

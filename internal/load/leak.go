@@ -115,7 +115,7 @@ func ownGrowth(run *Run) *Slope {
 // segmentsOf takes points out of each steady phase without its warm-up; points gives those within.
 func segmentsOf(run *Run, points func(within func(at float64) bool) segmentXY) (out []segmentXY) {
 	for _, p := range steady(run) {
-		s := points(func(at float64) bool { return at >= p.Start+leakWarmUp*p.Seconds && at <= p.Start+p.Seconds })
+		s := points(func(at float64) bool { return at >= p.Start+leakWarmUp*p.Seconds && p.within(at, 0) })
 		if len(s.x) > 1 {
 			out = append(out, s.merged(leakPoints))
 		}

@@ -84,8 +84,14 @@ func (r *recorder) begin(name, kind string, start, length time.Duration) int {
 func (r *recorder) extend(phase int, from, to time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.phases[phase].Seconds += (to - from).Seconds()
-	r.phases[phase].end = to
+	p := r.phases[phase]
+	p.Seconds += (to - from).Seconds()
+	if n := len(p.Pieces); n > 0 && p.end == from {
+		p.Pieces[n-1][1] = to.Seconds()
+	} else {
+		p.Pieces = append(p.Pieces, [2]float64{from.Seconds(), to.Seconds()})
+	}
+	p.end = to
 }
 
 // shorten says that the latest requests of a phase were due earlier than was said.
@@ -94,6 +100,9 @@ func (r *recorder) shorten(phase int, to time.Duration) {
 	defer r.mu.Unlock()
 	p := r.phases[phase]
 	p.Seconds -= (p.end - to).Seconds()
+	if n := len(p.Pieces); n > 0 {
+		p.Pieces[n-1][1] = to.Seconds()
+	}
 	p.end = to
 }
 
@@ -306,6 +315,9 @@ func (r *recorder) finish(run *Run, end time.Duration) {
 			p.Operations = append(p.Operations, Operation{Name: r.operations[i].Name, Method: r.operations[i].method,
 				Counts: Counts{Offered: o.Offered, Done: o.Done, Errors: maps.Clone(o.Errors)}, Throughput: float64(o.Done) / p.Seconds,
 				Latency: latencyOf(o.all, true), Blocks: o.blocks})
+		}
+		if len(p.Pieces) == 1 && p.Pieces[0][0] == p.Start {
+			p.Pieces = nil // as Start and Seconds say
 		}
 		p.Latency = latencyOf(p.all, true)
 		p.Throughput = float64(p.Done) / p.Seconds

@@ -112,6 +112,8 @@ type Phase struct {
 	Start float64 `json:"start"` // since the run's
 	// Seconds is how long requests were due in it. Their answers may have come later.
 	Seconds float64 `json:"seconds"`
+	// Pieces are where requests were due, from and to since the run's start, where that is not from Start on without a gap.
+	Pieces [][2]float64 `json:"pieces,omitempty"`
 	// Measured is false for warm-up and cool-down, which no figure of the whole run counts.
 	Measured bool `json:"measured"`
 	Counts
@@ -279,6 +281,24 @@ func (r *Run) Measured() []*Phase {
 		}
 	}
 	return out
+}
+
+// pieces gives the times at which requests of the phase were due, from and to.
+func (p *Phase) pieces() [][2]float64 {
+	if len(p.Pieces) > 0 {
+		return p.Pieces
+	}
+	return [][2]float64{{p.Start, p.Start + p.Seconds}}
+}
+
+// within tells whether requests of the phase were due at a moment, or up to so many seconds before.
+func (p *Phase) within(at, after float64) bool {
+	for _, piece := range p.pieces() {
+		if at >= piece[0] && at <= piece[1]+after {
+			return true
+		}
+	}
+	return false
 }
 
 // ErrorKinds gives the kinds of errors in a fixed order.

@@ -185,12 +185,15 @@ func cost(p *Phase, readings []reading, cpus float64) *Cost {
 		samples[i] = readings[i].Sample
 	}
 	grown := func(figure func(*Sample) *float64) *float64 {
-		from, to := at(samples, p.Start, figure), at(samples, p.Start+p.Seconds, figure)
-		if from == nil || to == nil || *to < *from {
-			return nil
+		sum := 0.0
+		for _, piece := range p.pieces() {
+			from, to := at(samples, piece[0], figure), at(samples, piece[1], figure)
+			if from == nil || to == nil || *to < *from {
+				return nil
+			}
+			sum += *to - *from
 		}
-		d := *to - *from
-		return &d
+		return &sum
 	}
 	out := &Cost{}
 	if used := grown(func(s *Sample) *float64 { return s.CPU }); used != nil {
@@ -204,7 +207,7 @@ func cost(p *Phase, readings []reading, cpus float64) *Cost {
 		}
 	}
 	for i := range samples {
-		if m := samples[i].Resident; m != nil && samples[i].At >= p.Start && samples[i].At <= p.Start+p.Seconds+1 && (out.MaxResident == nil || *m > *out.MaxResident) {
+		if m := samples[i].Resident; m != nil && p.within(samples[i].At, 1) && (out.MaxResident == nil || *m > *out.MaxResident) {
 			out.MaxResident = m
 		}
 	}
@@ -220,33 +223,38 @@ func cost(p *Phase, readings []reading, cpus float64) *Cost {
 // databaseP95 reads the 95th percentile of the statements that ran in a phase from the buckets, as Prometheus does. The
 // looks nearest to its ends count.
 func databaseP95(p *Phase, readings []reading) *float64 {
-	var first, last map[float64]uint64
-	for i := range readings {
-		if r := &readings[i]; r.queries != nil {
-			if r.At <= p.Start || first == nil {
-				first = r.queries
+	grown := map[float64]float64{}
+	for _, piece := range p.pieces() {
+		var first, last map[float64]uint64
+		for i := range readings {
+			if r := &readings[i]; r.queries != nil {
+				if r.At <= piece[0] || first == nil {
+					first = r.queries
+				}
+				if r.At <= piece[1]+1 {
+					last = r.queries
+				}
 			}
-			if r.At <= p.Start+p.Seconds+1 {
-				last = r.queries
-			}
+		}
+		for b, n := range last {
+			grown[b] += float64(n) - float64(first[b])
 		}
 	}
 	var bounds []float64
-	for b := range last {
+	for b := range grown {
 		bounds = append(bounds, b)
 	}
 	sort.Float64s(bounds)
 	if len(bounds) < 2 {
 		return nil
 	}
-	count := func(b float64) float64 { return float64(last[b]) - float64(first[b]) }
-	total := count(math.Inf(1))
+	total := grown[math.Inf(1)]
 	if !(total > 0) {
 		return nil
 	}
 	below, from := 0.0, 0.0
 	for _, b := range bounds {
-		if n := count(b); n >= 0.95*total {
+		if n := grown[b]; n >= 0.95*total {
 			if math.IsInf(b, 1) {
 				return &from
 			}

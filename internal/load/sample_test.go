@@ -35,6 +35,15 @@ func TestCost(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, pair[0], pair[1])
 		}
 	}
+	// The cost of a phase in pieces is that of its pieces: what is between them is another's.
+	readings[7].CPU, readings[8].CPU, readings[9].CPU, readings[10].CPU = f(113.5), f(114), f(124), f(134)
+	spikes := &Phase{Start: 1, Seconds: 3, Pieces: [][2]float64{{1, 2}, {8, 10}}, Counts: Counts{Done: 205}}
+	if c := cost(spikes, readings, 2); math.Abs(*c.CPU-20.5/3/2) > 1e-9 || math.Abs(*c.CPURequest-0.1) > 1e-9 || *c.MaxResident != 1010 || *c.HitRate != 0.9 {
+		t.Errorf("in pieces: CPU %v, a request %v, resident %v, hit rate %v", *c.CPU, *c.CPURequest, *c.MaxResident, *c.HitRate)
+	}
+	if spikes.within(5, 1) || !spikes.within(3, 1) || !spikes.within(8, 0) {
+		t.Error("what is between two pieces is not within")
+	}
 	// A process that was started anew in between, or is not looked at, has no cost.
 	readings[5].CPU = f(0)
 	if c := cost(p, readings[:6], 2); c.CPU != nil {
