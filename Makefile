@@ -14,6 +14,7 @@ MODULES := . $(patsubst %/go.mod,%,$(wildcard bench/go.mod e2e/go.mod))
 ARGS      ?=
 TESTFLAGS ?=
 FUZZTIME  ?= 30s
+SOAKTIME  ?= 10m
 
 .PHONY: help
 help: ## list the targets
@@ -69,6 +70,11 @@ bench: ## measure Millrace beside its peers and print one table; ARGS are the be
 fuzz: ## run each fuzz target for FUZZTIME (30s)
 	@scripts/setup run
 	@FUZZTIME='$(FUZZTIME)' scripts/fuzz
+
+.PHONY: soak
+soak: ## look for SOAKTIME (10m) for a history of concurrent calls that the cache made wrong
+	@scripts/setup run
+	go test ./internal/cache -run '^TestHistories$$' -count=1 -v -timeout 0 -cache.histories=$(SOAKTIME)
 
 .PHONY: release
 release: ## build static binaries for linux and darwin, amd64 and arm64, with checksums, into dist/

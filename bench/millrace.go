@@ -71,7 +71,12 @@ func (r *run) startMillrace(ctx context.Context, name, gogc string, withKey bool
 	if err := os.WriteFile(file, []byte(millraceConfig(addr, admin, r.sqlite, r.postgres, withKey)), 0o600); err != nil {
 		return nil, err
 	}
-	return r.m.start(ctx, name, addr, []string{r.millrace, "serve", "--config", file}, startOptions{gogc: gogc, dir: r.m.dir, ready: func(ctx context.Context) error {
+	return r.m.start(ctx, name, addr, []string{r.millrace, "serve", "--config", file}, startOptions{gogc: gogc, dir: r.m.dir, ready: isReady(admin)})
+}
+
+// isReady is ready once a Millrace with its admin listener there says that it is.
+func isReady(admin string) func(context.Context) error {
+	return func(ctx context.Context) error {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/readyz", nil)
 		if err != nil {
 			return err
@@ -85,5 +90,5 @@ func (r *run) startMillrace(ctx context.Context, name, gogc string, withKey bool
 			return fmt.Errorf("readyz: status %d", resp.StatusCode)
 		}
 		return nil
-	}})
+	}
 }

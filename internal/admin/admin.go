@@ -1,7 +1,7 @@
-// Package admin serves the operator: health, metrics and profiles, on listeners of their own and never on the public one.
+// Package admin serves the operator: health, metrics, profiles and the cache's contents, on listeners of their own and never on the public one.
 //
-// It is not part of the request path. It knows how to ask whether the server is ready and reads the metrics registry; it
-// changes nothing.
+// It is not part of the request path. It knows how to ask whether the server is ready and reads the metrics registry; all
+// that it can change is that cached results are made void.
 package admin
 
 import (
@@ -40,11 +40,12 @@ type Status struct {
 }
 
 // NewHandler makes the handler of the admin listener. Where the configuration names a token file, everything but /healthz
-// and /readyz asks for its token; on a loopback address Host must name it, since a web page could otherwise reach this
+// and /readyz asks for its token; held gives the cache that /cache shows and purges. On a loopback address Host must name it, since a web page could otherwise reach this
 // listener under a rebound name of its own.
-func NewHandler(cfg Config, ready Readiness, metrics prometheus.Gatherer, log *slog.Logger) http.Handler {
+func NewHandler(cfg Config, ready Readiness, held func() Cache, metrics prometheus.Gatherer, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metricsHandler(metrics, log))
+	addCache(mux, held)
 	// Named one by one: importing the package also puts them on http.DefaultServeMux, which is never served.
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)

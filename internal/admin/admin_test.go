@@ -54,7 +54,7 @@ func TestReadiness(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, h := range []http.Handler{
-				NewHandler(DefaultConfig(), fixed{c.status}, registry(), silent),
+				NewHandler(DefaultConfig(), fixed{c.status}, nil, registry(), silent),
 				NewProbesHandler(fixed{c.status}, registry(), silent),
 			} {
 				if w := ask(h, "GET", "http://127.0.0.1:9090/readyz"); w.Code != c.code || w.Body.String() != c.body+"\n" {
@@ -74,8 +74,8 @@ func TestWhatIsServedWhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	ready := up
-	open := NewHandler(DefaultConfig(), ready, registry(), silent)
-	locked := NewHandler(Config{Address: "0.0.0.0:9090", TokenFile: token}, ready, registry(), silent)
+	open := NewHandler(DefaultConfig(), ready, nil, registry(), silent)
+	locked := NewHandler(Config{Address: "0.0.0.0:9090", TokenFile: token}, ready, nil, registry(), silent)
 	probes := NewProbesHandler(ready, registry(), silent)
 	const right, wrong = "Bearer open-sesame", "Bearer open-sesam"
 	for _, c := range []struct {
@@ -131,7 +131,7 @@ func TestWhatIsServedWhere(t *testing.T) {
 }
 
 func TestWebPagesStayOut(t *testing.T) {
-	h := NewHandler(DefaultConfig(), up, registry(), silent)
+	h := NewHandler(DefaultConfig(), up, nil, registry(), silent)
 	for _, path := range []string{"/healthz", "/metrics", "/debug/pprof/"} {
 		if w := ask(h, "GET", "http://evil.example:9090"+path); w.Code != 403 {
 			t.Errorf("rebound name, %s: %d", path, w.Code)
@@ -143,7 +143,7 @@ func TestWebPagesStayOut(t *testing.T) {
 	if w := ask(h, "POST", "http://127.0.0.1:9090/debug/pprof/symbol", "Sec-Fetch-Site", "cross-site"); w.Code != 403 {
 		t.Errorf("request of another site: %d", w.Code)
 	}
-	public := NewHandler(Config{Address: "0.0.0.0:9090", TokenFile: "x"}, up, registry(), silent)
+	public := NewHandler(Config{Address: "0.0.0.0:9090", TokenFile: "x"}, up, nil, registry(), silent)
 	if w := ask(public, "GET", "http://node-7:9090/healthz"); w.Code != 200 {
 		t.Errorf("other listeners take every Host: %d", w.Code)
 	}

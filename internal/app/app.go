@@ -52,6 +52,7 @@ type App struct {
 	log     *slog.Logger
 	env     func(string) (string, bool)
 	metrics *telemetry.Metrics
+	tags    *cache.Tags // of the process: what a reload brings must know what was changed before it
 	sources sources
 	hub     *hub.Hub
 	core    *front.Core
@@ -79,7 +80,7 @@ const demoName = "demo.yaml"
 
 // New builds the server: everything that can fail at start fails here.
 func New(ctx context.Context, opts Options) (*App, error) {
-	a := &App{opts: opts, log: opts.Log, env: os.LookupEnv, hub: hub.New()}
+	a := &App{opts: opts, log: opts.Log, env: os.LookupEnv, hub: hub.New(), tags: cache.NewTags()}
 	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	ok := false
 	defer func() {
@@ -198,7 +199,7 @@ func (a *App) openAdmin(loaded *config.Loaded, registry *prometheus.Registry) er
 	if faults := adminToken(loaded); len(faults) > 0 {
 		a.log.Error("the admin token cannot be used", "error", faults)
 	}
-	if err := open("admin.address", "--admin", a.opts.Admin, loaded.Admin.Address, admin.NewHandler(loaded.Admin, &a.health, registry, a.log)); err != nil {
+	if err := open("admin.address", "--admin", a.opts.Admin, loaded.Admin.Address, admin.NewHandler(loaded.Admin, &a.health, a.held, registry, a.log)); err != nil {
 		return err
 	}
 	return open("probes.address", "", "", loaded.Probes.Address, admin.NewProbesHandler(&a.health, registry, a.log))
@@ -261,7 +262,12 @@ func (a *App) build(loaded *config.Loaded, keys *identity.Keyring) (*generation,
 
 // adopt shows g, which has just become current, in the metrics, and looks after its sources.
 func (a *App) adopt(g *generation) {
+	if g.isNew {
+		g.cache.Load(a.ctx, a.recall)
+		g.cache.Tend(a.recall, invoke)
+	}
 	a.metrics.SetCacheLevel("l1", g.cache.Size)
+	a.metrics.SetCacheLevel("l3", g.cache.DatabaseSize())
 	a.metrics.SetConfig(g.loaded.Hash, g.loaded.Numbers())
 	a.tellRefused(g, g.refused)
 	a.work.Go(func() { a.watchSources(g) })
@@ -302,21 +308,38 @@ func (a *App) fill(g *generation, loaded *config.Loaded) (err error) {
 	if len(faults) > 0 {
 		return loaded.Locate(faults)
 	}
-	if old := a.current.Load(); old != nil && old.loaded.Cache == loaded.Cache {
-		g.cache = old.cache
-	} else {
-		count := &cacheCounters{a.metrics.CacheRequests("l1", "hit"), a.metrics.CacheRequests("l1", "miss"),
-			a.metrics.CacheRequests("l1", "coalesced"), a.metrics.CacheRequests("l1", "bypass")}
-		if g.cache, err = cache.New(loaded.Cache, count); err != nil {
-			return err
+	for _, s := range g.sources {
+		if s.name == loaded.Cache.L3.Source {
+			g.l3 = s
 		}
 	}
+	if old := a.current.Load(); old != nil && old.loaded.Cache == loaded.Cache && old.l3 == g.l3 {
+		g.cache = old.cache
+	} else if g.cache, err = a.newCache(loaded, g.l3); err != nil {
+		return err
+	} else {
+		g.isNew = true
+	}
 	// The stops between resolution and work, outermost first. Admission will stand behind the cache.
-	g.handler = func(ctx context.Context, c *mcp.Call) (mcp.Result, error) { return c.Invoke(ctx, c) }
+	g.handler = invoke
 	for _, stop := range []mcp.Middleware{g.cache.Middleware} {
 		g.handler = stop(g.handler)
 	}
 	return nil
+}
+
+func invoke(ctx context.Context, c *mcp.Call) (mcp.Result, error) { return c.Invoke(ctx, c) }
+
+func (a *App) newCache(loaded *config.Loaded, l3 *source) (*cache.Cache, error) {
+	deps := cache.Deps{Tags: a.tags, L1: newCacheCounters(a.metrics, "l1"), Log: a.log}
+	if l3 != nil {
+		deps.L3 = newCacheCounters(a.metrics, "l3")
+		deps.Database = &cache.Database{Compile: l3.db.Compile}
+		if loaded.Sources[l3.name].SQLite == nil {
+			deps.Database.Dialect = cache.PostgreSQL
+		}
+	}
+	return cache.New(loaded.Cache, deps)
 }
 
 // retire closes what only g used, when its last request has returned.

@@ -2,12 +2,14 @@ package app
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"millrace/internal/admin"
 	"millrace/internal/cache"
 	"millrace/internal/catalog"
 	"millrace/internal/conf"
@@ -27,6 +29,8 @@ type generation struct {
 	keys    *identity.Keyring
 	loaded  *config.Loaded
 	sources []*source
+	l3      *source  // where the cache's third level is; nil for none
+	isNew   bool     // the cache is not that of the generation before
 	targets []string // names with metrics of their own
 	// What the databases said when it was built: that they accept every statement, and which ones they refuse.
 	described bool
@@ -194,10 +198,57 @@ func (m *meter) Observe(r mcp.Revision, s mcp.CacheStatus, d time.Duration) {
 
 func (m *meter) Error(r mcp.Revision, kind string) { m[r].Error(kind) }
 
-// cacheCounters are the counters of L1.
-type cacheCounters struct{ hit, miss, coalesced, bypass *telemetry.Counter }
+// cacheCounters are the counters of the cache's events, by event.
+type cacheCounters [cache.EventCount]*telemetry.Counter
 
-func (c *cacheCounters) Hit()       { c.hit.Add(1) }
-func (c *cacheCounters) Miss()      { c.miss.Add(1) }
-func (c *cacheCounters) Coalesced() { c.coalesced.Add(1) }
-func (c *cacheCounters) Bypass()    { c.bypass.Add(1) }
+func newCacheCounters(m *telemetry.Metrics, level string) *cacheCounters {
+	var out cacheCounters
+	for e := range cache.EventCount {
+		if e <= cache.Bypass {
+			out[e] = m.CacheRequests(level, e.String())
+		} else {
+			out[e] = m.CacheEvents(level, e.String())
+		}
+	}
+	return &out
+}
+
+func (c *cacheCounters) Count(e cache.Event) { c[e].Add(1) }
+
+// heldCache is the cache of a generation, as operators see it.
+type heldCache struct {
+	*cache.Cache
+	g *generation
+}
+
+// Has tells whether the generation serves a target of that name.
+func (h heldCache) Has(target string) bool { return slices.Contains(h.g.targets, target) }
+
+func (a *App) held() admin.Cache {
+	g := a.current.Load()
+	return heldCache{g.cache, g}
+}
+
+// recall gives a call of the current generation that the cache makes by itself.
+func (a *App) recall(target string, version [16]byte, args []mcp.Value) *mcp.Call {
+	g := a.current.Load()
+	if g == nil {
+		return nil
+	}
+	call := g.Recall(target, version, args)
+	if call == nil {
+		return nil
+	}
+	invoke := call.Invoke
+	call.Invoke = func(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
+		if !g.Acquire() {
+			return mcp.Result{}, errRetired
+		}
+		defer g.Release()
+		return invoke(ctx, c)
+	}
+	return call
+}
+
+// errRetired ends a call that a reload has overtaken, with nobody waiting for it.
+var errRetired = errors.New("the configuration was replaced")

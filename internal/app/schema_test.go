@@ -54,6 +54,21 @@ tools:
       - description: p
         name: p # needed
         type: string # needed
+  - name: read
+    source: db
+    description: d
+    statement: SELECT :id
+    parameters: [{name: id, type: string, required: true}]
+    annotations: {readOnlyHint: true}
+    cache: {}
+  - name: write
+    source: db
+    description: d
+    statement: DELETE FROM n WHERE id = :id
+    parameters: [{name: id, type: string}]
+    writes:
+      tool: read # needed
+      with: {id: id} # needed
 resources:
   - uri: "r://all"
     name: r # needed

@@ -1,166 +1,264 @@
 // Package cache answers calls from results that are already there, and lets concurrent identical calls share one run.
 //
+// What a write changes is void before the write begins and again when it has ended, see Tags: nothing that was read before
+// is served to who comes after.
+//
 // It is the stop behind catalog's resolution and authorization and before any work. It stores only what is provably
-// safe: results of calls whose policy allows it, under the key that mcp.Call.Key alone makes, never an error, never a
-// question to the user, never the retry of a call that asked one.
+// safe: results of calls whose policy allows it, under the key that mcp.Call.Key alone makes; never
+// an error but that something does not exist, never a question to the user, never the retry of a call that asked one.
 package cache
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math"
+	"slices"
+	"sync"
 	"time"
 
-	"millrace/internal/conf"
 	"millrace/internal/mcp"
 )
 
-// Config is `cache:`.
-type Config struct {
-	L1 L1Config `yaml:"l1" desc:"The level in this process."`
+// Event is something that the cache did.
+type Event uint8
+
+// The events. The first five are what it did for a call of a cacheable target, one for each.
+const (
+	Hit       Event = iota
+	Miss            // the call was first to ask, and its work was done
+	Coalesced       // the call waited for the work of another
+	Stale           // a result was served beyond its time
+	Bypass          // the call cannot be keyed safely, or is a second round with the user
+	Filled          // a result was stored
+	Discarded       // a result was not stored: what it rests on changed meanwhile
+	Refreshed       // a result was fetched before or behind its end, with nobody waiting for it
+	Put             // a write's own result was stored for the read that would have found it
+	Changed         // a write changed what results rest on
+	Purged          // an operator made results void
+	Evicted         // an entry left before its time, for want of room
+	Warmed          // an entry was loaded before anybody asked
+	Dropped         // an entry was not written to a level whose queue is full
+	Failed          // a level could not do what it was asked to
+	EventCount
+)
+
+// String gives the event's name in metrics.
+func (e Event) String() string {
+	return [EventCount]string{"hit", "miss", "coalesced", "stale", "bypass", "fill", "discard", "refresh", "put", "change", "purge", "eviction", "warm", "drop", "failure"}[e]
 }
 
-// L1Config bounds the level in this process, by entries and by bytes; both hold.
-type L1Config struct {
-	Size     int           `yaml:"size" desc:"The most entries."`
-	TTL      conf.Duration `yaml:"ttl" desc:"How long an entry may stay at most, and how long one is fresh where its tool gives no ttl."`
-	MaxBytes conf.Size     `yaml:"max_bytes" desc:"The most bytes of results."`
-}
+// Counters counts events. It is safe for concurrent use.
+type Counters interface{ Count(Event) }
 
-// DefaultConfig gives 1000 entries, 60 s and 64 MiB.
-func DefaultConfig() Config {
-	return Config{L1: L1Config{Size: 1000, TTL: conf.Duration(time.Minute), MaxBytes: 64 << 20}}
-}
-
-// Validate gives every fault, with paths relative to `cache:`.
-func (c *Config) Validate() conf.Faults {
-	var faults conf.Faults
-	if c.L1.Size < 1 || c.L1.Size > 1e9 {
-		faults = append(faults, conf.Fault{Path: "l1.size", Message: fmt.Sprintf("is %d", c.L1.Size), Fix: "give 1 to 1000000000"})
-	}
-	if c.L1.TTL <= 0 {
-		faults = append(faults, conf.Fault{Path: "l1.ttl", Message: "must be longer than nothing", Fix: "write 60s, or leave cache: out of the tools"})
-	}
-	if int64(c.L1.MaxBytes) < int64(c.L1.Size) {
-		faults = append(faults, conf.Fault{Path: "l1.max_bytes", Message: "is less than a byte an entry", Fix: "raise it, or lower l1.size"})
-	}
-	return faults
-}
-
-// Entry is a stored result. It is immutable.
-type Entry struct {
-	Result mcp.Result
-	Key    string // all of it: a hash that collides must not serve one call's result to another
-	Born   time.Time
-	TTL    time.Duration // of the tool: the entry is fresh until Born+TTL, at whatever level
-}
-
-// Bytes is about what the entry takes in memory.
-func (e *Entry) Bytes() int { return len(e.Result.Fields) + len(e.Result.Meta) + len(e.Key) + 256 }
-
-// Level is one place where results are kept. Its methods are safe for concurrent use.
-type Level interface {
-	// Get gives the fresh entry of a key.
-	Get(ctx context.Context, key []byte, now time.Time) (*Entry, bool)
-	// Fill stores what load gives, unless load fails or the key was invalidated while it ran, and gives it.
-	Fill(ctx context.Context, key []byte, load func(context.Context) (*Entry, error)) (*Entry, error)
-}
-
-// Counters counts the calls of cacheable targets by what the cache did for them.
-type Counters interface {
-	Hit()
-	Miss()
-	Coalesced()
-	Bypass()
+// Deps is what a cache stands on.
+type Deps struct {
+	Tags   *Tags // the process's
+	L1, L3 Counters
+	// Database is where the third level is; nil for none.
+	Database *Database
+	Log      *slog.Logger
 }
 
 // Cache is the stop of the request path. Make it with New.
 type Cache struct {
+	cfg     Config
 	l1      *L1
+	l3      *L3 // nil for none
+	tags    *Tags
 	flights flights
 	count   Counters
+	log     *slog.Logger
+
+	mu     sync.Mutex // guards later
+	later  map[*time.Timer]struct{}
+	closed bool
+
+	stop chan struct{}
+	work sync.WaitGroup
 }
 
 // New makes a cache of cfg, which has been validated.
-func New(cfg Config, count Counters) (*Cache, error) {
-	l1, err := NewL1(cfg.L1)
-	if err != nil {
+func New(cfg Config, deps Deps) (*Cache, error) {
+	c := &Cache{cfg: cfg, tags: deps.Tags, count: deps.L1, log: deps.Log, flights: flights{tags: deps.Tags, running: map[string]*flight{}},
+		later: map[*time.Timer]struct{}{}, stop: make(chan struct{})}
+	var err error
+	if c.l1, err = newL1(cfg.L1, deps.Tags, c.gone); err != nil {
 		return nil, err
 	}
-	return &Cache{l1: l1, count: count, flights: flights{running: map[string]*flight{}}}, nil
+	if deps.Database != nil {
+		if c.l3, err = newL3(cfg.L3, cfg.Invalidation.Every.Std(), *deps.Database, deps.Tags, deps.L3, deps.Log); err != nil {
+			c.l1.Close()
+			return nil, err
+		}
+	}
+	return c, nil
 }
 
-// Close ends what runs in the background. The cache goes on answering, for those that still hold it.
-func (c *Cache) Close() { c.l1.Close() }
+// gone is told of each entry that left L1 for want of room.
+func (c *Cache) gone(e *Entry) {
+	c.count.Count(Evicted)
+	c.tell(e)
+}
+
+// Close ends what runs in the background, and writes what waits for the third level. The cache goes on answering from the
+// first, for those that still hold it.
+func (c *Cache) Close() {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return
+	}
+	c.closed = true
+	for t := range c.later {
+		t.Stop()
+	}
+	clear(c.later)
+	c.mu.Unlock()
+	close(c.stop)
+	c.work.Wait()
+	c.l1.Close()
+	if c.l3 != nil {
+		for _, e := range c.l1.entries.All() {
+			c.tell(e)
+		}
+		c.l3.close()
+	}
+}
 
 // Size gives the entries and the bytes that L1 holds.
 func (c *Cache) Size() (entries, bytes int64) { return c.l1.Size() }
 
-// Ready gives the stored result of a call where one is at hand: no waiting, no work. It is the way of a hit; all else
-// goes through Middleware.
+// DatabaseSize gives the entries and the bytes of the third level; nil where there is none.
+func (c *Cache) DatabaseSize() func() (entries, bytes int64) {
+	if c.l3 == nil {
+		return nil
+	}
+	return c.l3.Size
+}
+
+// Ready gives the stored result of a call where one is at hand that needs no thought: no waiting, no work. It is the way of
+// a hit; all else goes through Middleware.
 func (c *Cache) Ready(call *mcp.Call, now time.Time) (mcp.Result, bool) {
 	if !call.Policy.Cacheable || call.Answer != nil || call.NoStore {
 		return mcp.Result{}, false
 	}
-	e, ok := c.l1.Get(context.Background(), call.Key(), now)
-	if !ok {
+	e := c.l1.get(call.Key(), now)
+	if e == nil || e.Err != nil || now.Sub(e.Born) >= e.life-e.early {
 		return mcp.Result{}, false
 	}
-	c.count.Hit()
+	return c.serve(e, now, Hit), true
+}
+
+// serve gives an entry's result.
+func (c *Cache) serve(e *Entry, now time.Time, how Event) mcp.Result {
+	c.count.Count(how)
+	e.hits.Add(1)
 	r := e.Result
 	r.Cache = mcp.CacheInfo{Status: mcp.CacheHit, Level: 1, Age: max(0, now.Sub(e.Born))}
-	return r, true
+	if how == Stale {
+		r.Cache.Status = mcp.CacheStale
+	}
+	return r
 }
 
 // Middleware answers from the cache or lets next do the work, once for all identical calls that wait at the same time.
 func (c *Cache) Middleware(next mcp.Handler) mcp.Handler {
 	return func(ctx context.Context, call *mcp.Call) (mcp.Result, error) {
-		if !call.Policy.Cacheable {
+		switch {
+		case call.Policy.Changes != nil:
+			return c.change(ctx, call, next)
+		case !call.Policy.Cacheable:
 			return next(ctx, call)
-		}
-		if call.Answer != nil || call.NoStore {
-			c.count.Bypass()
+		case call.Answer != nil || call.NoStore:
+			c.count.Count(Bypass)
 			r, err := next(ctx, call)
 			r.Cache = mcp.CacheInfo{Status: mcp.CacheBypass}
 			return r, err
 		}
-		if r, ok := c.Ready(call, time.Now()); ok {
-			return r, nil
-		}
-		f, first := c.flights.join(call.Key())
-		status := mcp.CacheCoalesced
-		if first {
-			status = mcp.CacheMiss
-			c.count.Miss()
-			work := call.Detach()
-			go c.fly(f, work, next) // owned by the flight: it ends within the policy's timeout
-		} else {
-			c.count.Coalesced()
-		}
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			return mcp.Result{}, context.Cause(ctx)
-		}
-		r := f.result
-		r.Cache = mcp.CacheInfo{Status: status}
-		return r, f.err
+		return c.read(ctx, call, next)
 	}
 }
 
-// notStored carries a result past Level.Fill that must not be kept.
-type notStored struct{ result mcp.Result }
+// read answers a cacheable call.
+func (c *Cache) read(ctx context.Context, call *mcp.Call, next mcp.Handler) (mcp.Result, error) {
+	now := time.Now()
+	e := c.l1.get(call.Key(), now)
+	if e != nil {
+		switch left := e.life - now.Sub(e.Born); {
+		case left > 0:
+			// XFetch (Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention, 2015): the nearer the end and
+			// the dearer the work, the likelier one of the callers starts it, while all of them are served.
+			if left < e.early && -math.Log(1-c.l1.chance())*float64(e.Cost) >= float64(left) {
+				c.refresh(call, e, next)
+			}
+			return c.serve(e, now, Hit), e.Err
+		case -left < e.StaleRevalidate:
+			c.refresh(call, e, next)
+			return c.serve(e, now, Stale), e.Err
+		}
+	}
+	f, first := c.flights.join(call.Key())
+	status := mcp.CacheCoalesced
+	if first {
+		status = mcp.CacheMiss
+		c.count.Count(Miss)
+		go c.fly(f, call.Detach(), e, next) // owned by the flight: it ends within the policy's timeout
+	} else {
+		c.count.Count(Coalesced)
+	}
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		return mcp.Result{}, context.Cause(ctx)
+	}
+	if now = time.Now(); isOutage(f.err) && e != nil && now.Sub(e.Born) < e.life+e.StaleError && c.tags.current(e.stamps) {
+		return c.serve(e, now, Stale), e.Err
+	}
+	r := f.result
+	r.Cache = mcp.CacheInfo{Status: status}
+	if f.level > 0 {
+		r.Cache = mcp.CacheInfo{Status: mcp.CacheHit, Level: f.level, Age: max(0, now.Sub(f.born))}
+	}
+	return r, f.err
+}
 
-func (*notStored) Error() string { return "not stored" }
+// tagsOf gives all tags of a call's result: those of its policy, and its target.
+func tagsOf(call *mcp.Call) []string {
+	tags := []string{targetTag(call.Target)}
+	if call.Policy.Tags != nil {
+		tags = append(tags, call.Policy.Tags(call.Args)...)
+	}
+	return tags
+}
+
+// targetTag is the tag of all results of a target. No tag of a file begins with its first byte.
+func targetTag(target string) string { return "\x00target\x00" + target }
+
+// refresh fetches what takes the place of an entry, with nobody waiting for it.
+func (c *Cache) refresh(call *mcp.Call, e *Entry, next mcp.Handler) {
+	if f, first := c.flights.join(call.Key()); first {
+		c.count.Count(Refreshed)
+		go c.fly(f, call.Detach(), e, next) // owned by the flight
+	}
+}
+
+// isOutage tells whether an error is the database's state and not the answer to this call.
+func isOutage(err error) bool {
+	var tool *mcp.ToolError
+	if errors.As(err, &tool) {
+		return tool.Kind == "timeout" || tool.Kind == "overloaded" || tool.Kind == "unavailable"
+	}
+	return errors.Is(err, context.DeadlineExceeded)
+}
 
 // errNoAnswer is what waiters get where the handler neither returned nor panicked: it ended its goroutine.
 var errNoAnswer = errors.New("the work ended without an answer")
 
-// fly does the work of a flight. It has a context of its own: the first caller may leave, the others still wait.
-func (c *Cache) fly(f *flight, call *mcp.Call, next mcp.Handler) {
-	ctx, cancel := context.WithTimeout(context.Background(), call.Policy.Timeout)
-	defer cancel()
-	call.Deadline, _ = ctx.Deadline()
+// fly does the work of a flight. It has a context of its own: the first caller may leave, the others still wait. seen is the
+// entry that its caller found: where there is a fresh one in its place by now, another flight has brought it.
+func (c *Cache) fly(f *flight, call *mcp.Call, seen *Entry, next mcp.Handler) {
 	f.err = errNoAnswer
 	defer func() {
 		if p := recover(); p != nil {
@@ -168,23 +266,164 @@ func (c *Cache) fly(f *flight, call *mcp.Call, next mcp.Handler) {
 		}
 		c.flights.leave(f)
 	}()
-	e, err := c.l1.Fill(ctx, call.Key(), func(ctx context.Context) (*Entry, error) {
-		born := time.Now() // before the work: the result is at least as new as this
-		r, err := next(ctx, call)
-		if err != nil {
-			return nil, err
-		}
-		if r.IsError || r.Input != nil {
-			return nil, &notStored{r}
-		}
-		return &Entry{Result: r, Key: string(call.Key()), Born: born, TTL: call.Policy.TTL}, nil
-	})
-	switch kept := (*notStored)(nil); {
-	case err == nil:
-		f.result, f.err = e.Result, nil
-	case errors.As(err, &kept):
-		f.result, f.err = kept.result, nil
-	default:
-		f.err = err
+	tags := tagsOf(call)
+	c.flights.begin(f, tags)
+	ctx, cancel := context.WithTimeout(context.Background(), call.Policy.Timeout)
+	defer cancel()
+	call.Deadline, _ = ctx.Deadline()
+	born := time.Now() // before the work: the result is at least as new as this
+	if e := c.l1.get(call.Key(), born); e != nil && e != seen && born.Sub(e.Born) < e.life {
+		f.result, f.err, f.level, f.born = e.Result, e.Err, 1, e.Born
+		return
 	}
+	busy := c.tags.busy(f.stamps)
+	if c.l3 != nil && (seen == nil || born.Sub(seen.Born) >= seen.life) {
+		if e := c.l3.find(ctx, call.Key(), tags); e != nil {
+			c.l3.count.Count(Hit)
+			f.result, f.err, f.level, f.born = e.Result, nil, 3, e.Born
+			c.keep(e, born, Filled)
+			return
+		}
+		c.l3.count.Count(Miss)
+		born = time.Now()
+	}
+	r, err := next(ctx, call)
+	f.result, f.err = r, err
+	missing := isMissing(err)
+	if err != nil && !missing || r.IsError || r.Input != nil {
+		return
+	}
+	e := entryOf(call, r, born)
+	if e.stamps = f.stamps; missing || r.Rows == mcp.RowsNone {
+		e.TTL = min(e.TTL, call.Policy.Negative)
+	}
+	if missing {
+		e.Err = err
+	}
+	if c.keep(e, e.Born, Filled) && !busy {
+		c.keepLonger(e)
+	}
+}
+
+// keepLonger stores an entry in the levels that outlive the process. What was read while a write was under way is not: the
+// process may end before it says that the write has ended.
+func (c *Cache) keepLonger(e *Entry) {
+	if c.l3 != nil && e.life > 0 {
+		c.l3.keep(e)
+	}
+}
+
+// isMissing tells whether an error says that there is nothing: an answer like any other.
+func isMissing(err error) bool {
+	protocol, ok := mcp.AsError(err)
+	return ok && protocol.Code == mcp.CodeResourceNotFound
+}
+
+// entryOf makes the entry of a result that is born now.
+func entryOf(call *mcp.Call, r mcp.Result, born time.Time) *Entry {
+	p := call.Policy
+	return &Entry{Result: r, Key: string(call.Key()), Target: call.Target, Args: call.KeyArgs(), Born: born, TTL: p.TTL, Cost: time.Since(born),
+		StaleRevalidate: p.StaleRevalidate, StaleError: p.StaleError}
+}
+
+// keep stores an entry in L1. It tells whether what the entry rests on is still as it was.
+func (c *Cache) keep(e *Entry, since time.Time, as Event) (current bool) {
+	stored, current := c.l1.put(e, since)
+	switch {
+	case stored:
+		c.count.Count(as)
+	case !current:
+		c.count.Count(Discarded)
+	}
+	return current
+}
+
+// change does a write, and makes void what it changes.
+func (c *Cache) change(ctx context.Context, call *mcp.Call, next mcp.Handler) (mcp.Result, error) {
+	changes := call.Policy.Changes
+	tags := changes.Tags(call.Args)
+	var read *mcp.Call
+	var before []stamp
+	if changes.Put != nil {
+		if read = changes.Put(call); read != nil {
+			before = c.tags.stamps(tagsOf(read))
+		}
+	}
+	c.count.Count(Changed)
+	w := c.tags.begin(tags)
+	c.changed(ctx, w.marks)
+	ended := false
+	defer func() {
+		if !ended { // it panicked: nobody knows how far it came
+			w.end()
+			c.changed(ctx, w.marks)
+		}
+	}()
+	born := time.Now()
+	r, err := next(ctx, call)
+	alone := w.end()
+	ended = true
+	c.changed(ctx, w.marks)
+	if errors.Is(err, mcp.ErrUnknownFate) {
+		c.invalidateLater(call.Policy.Timeout, tags)
+	}
+	if err == nil && alone && read != nil && r.Rows == mcp.RowsOne && !r.IsError && r.Input == nil {
+		e := entryOf(read, r, born)
+		e.stamps = w.restamp(before)
+		if c.keep(e, e.Born, Put) {
+			c.keepLonger(e)
+		}
+	}
+	return r, err
+}
+
+// changed tells the levels that outlive the process of versions that were raised.
+func (c *Cache) changed(ctx context.Context, marks []stamp) {
+	if c.l3 != nil {
+		c.l3.changed(ctx, marks)
+	}
+}
+
+// invalidate makes void the results of tags, in all levels.
+func (c *Cache) invalidate(tags []string) {
+	w := c.tags.begin(tags)
+	w.end()
+	c.changed(context.Background(), w.marks)
+}
+
+// invalidateLater makes results void once more: a database may still commit what it has not answered.
+func (c *Cache) invalidateLater(d time.Duration, tags []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	var t *time.Timer
+	t = time.AfterFunc(d, func() {
+		c.invalidate(tags)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.later, t)
+	})
+	c.later[t] = struct{}{}
+}
+
+// Purge makes void the results of tags, and of targets by name.
+func (c *Cache) Purge(tags, targets []string) {
+	c.count.Count(Purged)
+	all := slices.Clone(tags)
+	for _, t := range targets {
+		all = append(all, targetTag(t))
+	}
+	c.invalidate(all)
+}
+
+// PurgeAll makes every result void. The error is of a level that could not be emptied.
+func (c *Cache) PurgeAll(ctx context.Context) error {
+	c.count.Count(Purged)
+	c.tags.InvalidateAll()
+	if c.l3 == nil {
+		return nil
+	}
+	return c.l3.clear(ctx)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,21 +13,17 @@ import (
 	"time"
 
 	"github.com/zeebo/xxh3"
-	"go.uber.org/goleak"
 
 	"millrace/internal/conf"
 	"millrace/internal/mcp"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+type counts struct{ n [EventCount]atomic.Int64 }
 
-type counts struct{ hits, misses, coalesced, bypassed atomic.Int64 }
+func (c *counts) Count(e Event)    { c.n[e].Add(1) }
+func (c *counts) of(e Event) int64 { return c.n[e].Load() }
 
-func (c *counts) Hit()       { c.hits.Add(1) }
-func (c *counts) Miss()      { c.misses.Add(1) }
-func (c *counts) Coalesced() { c.coalesced.Add(1) }
-func (c *counts) Bypass()    { c.bypassed.Add(1) }
-
+// newCache makes a cache without chance: entries live as long as they may, and none is fetched early.
 func newCache(t testing.TB, change ...func(*Config)) (*Cache, *counts) {
 	t.Helper()
 	cfg := DefaultConfig()
@@ -34,10 +31,11 @@ func newCache(t testing.TB, change ...func(*Config)) (*Cache, *counts) {
 		f(&cfg)
 	}
 	n := &counts{}
-	c, err := New(cfg, n)
+	c, err := New(cfg, Deps{Tags: NewTags(), L1: n})
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.l1.chance = func() float64 { return 0 }
 	t.Cleanup(c.Close)
 	return c, n
 }
@@ -74,8 +72,8 @@ func TestHit(t *testing.T) {
 	h := c.Middleware(echo(&runs))
 	status(t, h, call(mcp.Anonymous, mcp.ScopePublic, 1), mcp.CacheMiss)
 	r := status(t, h, call(mcp.Anonymous, mcp.ScopePublic, 1), mcp.CacheHit)
-	if r.Cache.Level != 1 || r.Cache.Age < 0 || runs.Load() != 1 || n.hits.Load() != 1 || n.misses.Load() != 1 {
-		t.Errorf("%+v after %d runs, %d hits", r.Cache, runs.Load(), n.hits.Load())
+	if r.Cache.Level != 1 || r.Cache.Age < 0 || runs.Load() != 1 || n.of(Hit) != 1 || n.of(Miss) != 1 {
+		t.Errorf("%+v after %d runs, %d hits", r.Cache, runs.Load(), n.of(Hit))
 	}
 	status(t, h, call(mcp.Anonymous, mcp.ScopePublic, 2), mcp.CacheMiss)
 	if r, ok := c.Ready(call(mcp.Anonymous, mcp.ScopePublic, 2), time.Now()); !ok || string(r.Fields) != "/anonymous/[]/2" {
@@ -131,8 +129,8 @@ func TestWhatIsNotStored(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		if n.misses.Load() != 2 || n.hits.Load() != 0 {
-			t.Errorf("%s: %d misses, %d hits", name, n.misses.Load(), n.hits.Load())
+		if n.of(Miss) != 2 || n.of(Hit) != 0 {
+			t.Errorf("%s: %d misses, %d hits", name, n.of(Miss), n.of(Hit))
 		}
 	}
 	c, n := newCache(t)
@@ -152,8 +150,8 @@ func TestWhatIsNotStored(t *testing.T) {
 		status(t, h, huge, mcp.CacheBypass)
 		status(t, h, plain, mcp.CacheNone)
 	}
-	if runs.Load() != 6 || n.bypassed.Load() != 4 {
-		t.Errorf("%d runs, %d bypassed", runs.Load(), n.bypassed.Load())
+	if runs.Load() != 6 || n.of(Bypass) != 4 {
+		t.Errorf("%d runs, %d bypassed", runs.Load(), n.of(Bypass))
 	}
 }
 
@@ -171,7 +169,7 @@ func TestFreshness(t *testing.T) {
 		one.Policy.TTL = c.tool
 		status(t, cache.Middleware(func(context.Context, *mcp.Call) (mcp.Result, error) { return answer("x"), nil }), one, mcp.CacheMiss)
 		born := time.Now()
-		if e, ok := cache.l1.Get(t.Context(), one.Key(), born); ok {
+		if e := cache.l1.get(one.Key(), born); e != nil {
 			born = e.Born
 		}
 		if _, ok := cache.Ready(one, born.Add(c.age)); ok != c.fresh {
@@ -228,9 +226,9 @@ func TestCollision(t *testing.T) {
 	var runs atomic.Int64
 	h := c.Middleware(echo(&runs))
 	one := call(mcp.Anonymous, mcp.ScopePublic, 1)
-	c.l1.entries.Set(xxh3.Hash128Seed(one.Key(), c.l1.seed), &Entry{Result: answer("another's"), Key: "another", Born: time.Now(), TTL: time.Hour})
-	for range 2 {
-		if r := status(t, h, one, mcp.CacheMiss); string(r.Fields) != "/anonymous/[]/1" {
+	c.l1.entries.Set(xxh3.Hash128Seed(one.Key(), c.l1.seed), &Entry{Result: answer("another's"), Key: "another", Born: time.Now(), TTL: time.Hour, life: time.Hour})
+	for _, want := range []mcp.CacheStatus{mcp.CacheMiss, mcp.CacheHit} {
+		if r := status(t, h, one, want); string(r.Fields) != "/anonymous/[]/1" {
 			t.Errorf("got %s", r.Fields)
 		}
 	}
@@ -244,10 +242,8 @@ func TestAFlightBringsNothingStale(t *testing.T) {
 	h := c.Middleware(echo(&runs))
 	one := call(mcp.Anonymous, mcp.ScopePublic, 1)
 	hash := xxh3.Hash128Seed(one.Key(), c.l1.seed)
-	c.l1.entries.Set(hash, &Entry{Result: answer("stale"), Key: string(one.Key()), Born: time.Now(), TTL: time.Hour})
-	e, _ := c.l1.entries.GetIfPresent(hash)
-	e.Born = e.Born.Add(-2 * time.Hour)
-	for _, want := range []mcp.CacheStatus{mcp.CacheMiss, mcp.CacheMiss, mcp.CacheHit} { // the first only clears the way
+	c.l1.entries.Set(hash, &Entry{Result: answer("stale"), Key: string(one.Key()), Born: time.Now().Add(-2 * time.Hour), TTL: time.Hour, life: time.Hour})
+	for _, want := range []mcp.CacheStatus{mcp.CacheMiss, mcp.CacheHit} {
 		if r := status(t, h, one, want); string(r.Fields) != "/anonymous/[]/1" {
 			t.Errorf("got %s", r.Fields)
 		}
@@ -288,11 +284,44 @@ func TestBounds(t *testing.T) {
 func TestConfigFaults(t *testing.T) {
 	t.Parallel()
 	c := Config{L1: L1Config{Size: 0, TTL: 0, MaxBytes: -1}}
-	if faults := c.Validate(); len(faults) != 3 {
+	if faults := c.Validate(); len(faults) != 7 {
 		t.Errorf("got %v", faults)
 	}
 	c = DefaultConfig()
 	if faults := c.Validate(); len(faults) != 0 {
 		t.Errorf("the defaults have %v", faults)
+	}
+}
+
+// L1 takes as much memory as it may, and not much more, whatever the size of its values.
+func TestMemory(t *testing.T) {
+	const most = 32 << 20
+	live := func() float64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return float64(m.HeapAlloc)
+	}
+	for _, size := range []int{100, 1000, 10_000, 100_000, 1 << 20} {
+		before := live()
+		c, _ := newCache(t, func(cfg *Config) { cfg.L1.Size, cfg.L1.MaxBytes = most/100, most })
+		h := c.Middleware(func(context.Context, *mcp.Call) (mcp.Result, error) {
+			return mcp.Result{Fields: make([]byte, size), Rows: mcp.RowsOne}, nil
+		})
+		for id := range int64(2 * most / (size + 300)) {
+			if _, err := h(t.Context(), call(mcp.Anonymous, mcp.ScopePublic, id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.l1.entries.CleanUp()
+		entries, bytes := c.Size()
+		took := live() - before
+		t.Logf("values of %d bytes: %d entries, said to have %d bytes, take %.0f", size, entries, bytes, took)
+		if took > 1.1*most || bytes > most || took < 0.5*most {
+			t.Errorf("values of %d bytes take %.0f %% of the bound, and are said to take %.0f %%", size, 100*took/most, 100*float64(bytes)/most)
+		}
+		runtime.KeepAlive(c)
+		c.Close()
 	}
 }

@@ -11,9 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/maypok86/otter/v2"
-	"github.com/zeebo/xxh3"
-
 	"millrace/internal/mcp"
 )
 
@@ -60,8 +57,8 @@ func TestOneRunForAllWhoWait(t *testing.T) {
 		synctest.Wait()
 		close(work.gate)
 		wg.Wait()
-		if work.runs.Load() != 1 || n.misses.Load() != 1 || n.coalesced.Load() != callers {
-			t.Errorf("%d runs, %d misses, %d coalesced", work.runs.Load(), n.misses.Load(), n.coalesced.Load())
+		if work.runs.Load() != 1 || n.of(Miss) != 1 || n.of(Coalesced) != callers {
+			t.Errorf("%d runs, %d misses, %d coalesced", work.runs.Load(), n.of(Miss), n.of(Coalesced))
 		}
 		status(t, h, call(mcp.Anonymous, mcp.ScopePublic, 1), mcp.CacheHit)
 	})
@@ -86,7 +83,7 @@ func TestOneRunForAStampede(t *testing.T) {
 	}
 	close(start)
 	wg.Wait()
-	if all := n.hits.Load() + n.misses.Load() + n.coalesced.Load(); runs.Load() != 1 || all != callers {
+	if all := n.of(Hit) + n.of(Miss) + n.of(Coalesced); runs.Load() != 1 || all != callers {
 		t.Errorf("%d runs, %d of %d callers counted", runs.Load(), all, callers)
 	}
 }
@@ -157,8 +154,8 @@ func TestFailuresReachAllAndFreeTheFlight(t *testing.T) {
 					}
 					wg.Wait()
 				}
-				if n.hits.Load() != 0 || len(cache.flights.running) != 0 {
-					t.Errorf("%d hits, %d flights are left", n.hits.Load(), len(cache.flights.running))
+				if n.of(Hit) != 0 || len(cache.flights.running) != 0 {
+					t.Errorf("%d hits, %d flights are left", n.of(Hit), len(cache.flights.running))
 				}
 				if r := work.runs.Load(); r < 2 || name == "late" && r != 2 {
 					t.Errorf("%d runs", r)
@@ -221,52 +218,8 @@ func TestAFlightKeepsItsOwnArguments(t *testing.T) {
 		}()
 		synctest.Wait()
 		close(work.gate)
-		if r := <-done; string(r.Fields) != "good" || n.coalesced.Load() != 1 {
-			t.Errorf("got %s, %d coalesced", r.Fields, n.coalesced.Load())
+		if r := <-done; string(r.Fields) != "good" || n.of(Coalesced) != 1 {
+			t.Errorf("got %s, %d coalesced", r.Fields, n.of(Coalesced))
 		}
 	})
-}
-
-// otter knows calls by their hash alone. Where two are at work under one hash, it makes the second wait for the first:
-// what the first brings, a result, a failure or a result that is not stored, is never the second's.
-func TestACollidingFlight(t *testing.T) {
-	t.Parallel()
-	for name, end := range map[string]func() (*Entry, error){
-		"stored": func() (*Entry, error) {
-			return &Entry{Result: answer("another's"), Key: "another", Born: time.Now(), TTL: time.Hour}, nil
-		},
-		"not stored": func() (*Entry, error) { return nil, &notStored{mcp.Result{Fields: []byte("another's"), IsError: true}} },
-		"failure":    func() (*Entry, error) { return nil, errors.New("another's") },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				c, _ := newCache(t)
-				var runs atomic.Int64
-				h := c.Middleware(echo(&runs))
-				one := call(mcp.Anonymous, mcp.ScopePublic, 1)
-				gate := make(chan struct{})
-				var wg sync.WaitGroup
-				wg.Go(func() {
-					c.l1.entries.Get(t.Context(), xxh3.Hash128Seed(one.Key(), c.l1.seed), //nolint:errcheck // the other's affair
-						otter.LoaderFunc[xxh3.Uint128, *Entry](func(context.Context, xxh3.Uint128) (*Entry, error) {
-							<-gate
-							return end()
-						}))
-				})
-				synctest.Wait()
-				wg.Go(func() {
-					if r := status(t, h, one, mcp.CacheMiss); string(r.Fields) != "/anonymous/[]/1" {
-						t.Errorf("got %s", r.Fields)
-					}
-				})
-				synctest.Wait()
-				close(gate)
-				wg.Wait()
-				if runs.Load() != 1 {
-					t.Errorf("%d runs", runs.Load())
-				}
-			})
-		})
-	}
 }

@@ -20,7 +20,7 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		cfg := DefaultConfig()
 		cfg.L1.Size = 4
-		c, err := New(cfg, &counts{})
+		c, err := New(cfg, Deps{Tags: NewTags(), L1: &counts{}})
 		if err != nil {
 			rt.Fatal(err)
 		}
@@ -46,8 +46,8 @@ func TestModel(t *testing.T) {
 	})
 }
 
-// stored gives a cache with one entry, and the call that finds it.
-func stored(t testing.TB) (*Cache, *mcp.Call) {
+// oneStored gives a cache with one entry, and the call that finds it.
+func oneStored(t testing.TB) (*Cache, *mcp.Call) {
 	t.Helper()
 	c, _ := newCache(t)
 	var runs atomic.Int64
@@ -59,7 +59,7 @@ func stored(t testing.TB) (*Cache, *mcp.Call) {
 }
 
 func TestReadyAllocatesNothing(t *testing.T) {
-	c, one := stored(t)
+	c, one := oneStored(t)
 	now := time.Now()
 	if n := testing.AllocsPerRun(1000, func() {
 		if _, ok := c.Ready(one, now); !ok {
@@ -72,7 +72,7 @@ func TestReadyAllocatesNothing(t *testing.T) {
 
 func BenchmarkReady(b *testing.B) {
 	b.Run("serial", func(b *testing.B) {
-		c, one := stored(b)
+		c, one := oneStored(b)
 		now := time.Now()
 		b.ReportAllocs()
 		for b.Loop() {
@@ -82,7 +82,7 @@ func BenchmarkReady(b *testing.B) {
 		}
 	})
 	b.Run("parallel", func(b *testing.B) {
-		c, _ := stored(b)
+		c, _ := oneStored(b)
 		b.ReportAllocs()
 		b.RunParallel(func(pb *testing.PB) {
 			one, now := call(mcp.Anonymous, mcp.ScopePublic, 1), time.Now()

@@ -239,3 +239,28 @@ func sorted(entries []entry) []entry {
 	slices.SortFunc(entries, func(a, b entry) int { return cmp.Compare(a.name, b.name) })
 	return entries
 }
+
+// Recall gives the call of a tool or resource by what a key holds of it, without a caller: to make it again. It is nil for a
+// target that is not served in this version.
+func (c *Catalog) Recall(target string, version [16]byte, args []mcp.Value) *mcp.Call {
+	if t := c.views[""].tools[target]; t != nil && t.version == version && len(args) == len(t.table.params) {
+		return &mcp.Call{Target: t.Name, Version: version, Policy: &t.policy, Meter: t.meter, Invoke: t.invoke, Args: args}
+	}
+	again := func(r *resource) *mcp.Call {
+		if r.Name != target || r.version != version || len(args) != len(r.table.params)+1 {
+			return nil
+		}
+		return &mcp.Call{Target: r.Name, Version: version, Policy: &r.policy, Meter: r.meter, Invoke: r.invoke, Args: args}
+	}
+	for _, r := range c.fixed {
+		if call := again(r); call != nil {
+			return call
+		}
+	}
+	for _, r := range c.templates {
+		if call := again(r); call != nil {
+			return call
+		}
+	}
+	return nil
+}

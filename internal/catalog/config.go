@@ -26,6 +26,8 @@ type Tool struct {
 	RequireScopes []string      `yaml:"require_scopes" desc:"Callers without all of these do not see the tool."`
 	Confirm       string        `yaml:"confirm" desc:"Ask the user before the write is kept, with this question; {n} is the number of rows that it affects."`
 	Updates       []string      `yaml:"updates" expand:"none" desc:"Addresses of resources that a call changes, with {parameters} of the tool, like city://{id}: clients that watch them are told. Not for cached resources."`
+	Invalidates   []string      `yaml:"invalidates" expand:"none" desc:"Tags of cached results that a call makes void, with {parameters} of the tool, like city:{id}."`
+	Writes        *Writes       `yaml:"writes" desc:"The cached read whose result a call changes: its entries are void, and the row that the call returns takes their place."`
 	Output        any           `yaml:"output" expand:"none" desc:"JSON Schema of the structured result; without it, made from the statement's columns."`
 }
 
@@ -47,10 +49,21 @@ type Annotations struct {
 type CachePolicy struct {
 	TTL   *conf.Duration `yaml:"ttl" desc:"How long a result is fresh; cache.l1.ttl where it is absent."`
 	Scope string         `yaml:"scope" enum:"private,tenant,public" desc:"Who shares a result: one caller, one tenant's callers of equal scopes, or everybody who may call."`
+	Tags  []string       `yaml:"tags" expand:"none" desc:"What a result rests on, with {parameters}, like city:{id}: a write that names it in invalidates makes the result void. One that is null stands for nothing."`
+
+	StaleWhileRevalidate conf.Duration  `yaml:"stale_while_revalidate" desc:"How long beyond its ttl a result is served while a new one is fetched, once, behind it. Never after a write has made it void."`
+	StaleIfError         conf.Duration  `yaml:"stale_if_error" desc:"How long beyond its ttl a result is served where the database is down, slow or overloaded. Never after a write has made it void."`
+	NegativeTTL          *conf.Duration `yaml:"negative_ttl" desc:"How long a result without a row is fresh, at most the ttl; 5s where it is absent, 0s keeps none."`
 }
 
 // SetDefaults makes CachePolicy a conf.Defaulter.
 func (c *CachePolicy) SetDefaults() { c.Scope = "private" }
+
+// Writes is `writes:` of a tool.
+type Writes struct {
+	Tool string            `yaml:"tool" required:"true" desc:"A cached tool that reads one row by its parameters. Where it gives the same columns as this one returns, its result is replaced, else it is made void."`
+	With map[string]string `yaml:"with" required:"true" desc:"Its parameters, each with the parameter of this tool that holds its value."`
+}
 
 // Parameter is one argument of a tool.
 type Parameter struct {

@@ -3,6 +3,7 @@ package catalog
 import (
 	"context"
 	"errors"
+	"strconv"
 	"sync"
 
 	"millrace/internal/conf"
@@ -34,6 +35,9 @@ func (c *Catalog) Describe(ctx context.Context) (complete bool, refused conf.Fau
 		}
 	}
 	c.ask(ctx, left, func(s *statement, columns []sqldb.Column, err error) {
+		if err == nil && s.tool != nil {
+			s.tool.columns.Store(&columns)
+		}
 		if err == nil && s.tool != nil && s.tool.Output == nil {
 			var line []byte
 			if line, err = s.tool.line(columns, true); err == nil {
@@ -60,7 +64,10 @@ func (c *Catalog) Check(ctx context.Context, down map[string]error) conf.Faults 
 			asked = append(asked, s)
 		}
 	}
-	c.ask(ctx, asked, func(s *statement, _ []sqldb.Column, err error) {
+	c.ask(ctx, asked, func(s *statement, columns []sqldb.Column, err error) {
+		if err == nil && s.tool != nil {
+			s.tool.columns.Store(&columns)
+		}
 		if f, ok := s.refusal(err); ok {
 			faults = append(faults, f)
 		} else if err != nil {
@@ -68,6 +75,15 @@ func (c *Catalog) Check(ctx context.Context, down map[string]error) conf.Faults 
 				Fix: "see that the database is up and answers, then check again"})
 		}
 	})
+	for _, t := range c.tools {
+		if t.through == nil {
+			continue
+		}
+		if how := t.through.differ(); how != "" && how != unknown {
+			faults = append(faults, conf.Fault{Path: t.path + ".writes", Message: "the row that the tool returns is never the other's result: " + how,
+				Fix: "return the columns that tool " + strconv.Quote(t.Writes.Tool) + " selects, in their order, or use invalidates instead"})
+		}
+	}
 	return faults
 }
 

@@ -49,7 +49,8 @@ var (
 type builder struct {
 	deps       Deps
 	faults     conf.Faults
-	statements []*statement // those that compiled
+	statements []*statement    // those that compiled
+	tagged     map[string]bool // skeletons of the tags of cached results
 }
 
 func (b *builder) fault(path, message, fix string) {
@@ -58,7 +59,7 @@ func (b *builder) fault(path, message, fix string) {
 
 // New compiles the definitions. It connects to nothing. After faults the catalog is good for Check alone.
 func New(d Definitions, deps Deps) (*Catalog, conf.Faults) {
-	b := &builder{deps: deps}
+	b := &builder{deps: deps, tagged: map[string]bool{}}
 	c := &Catalog{
 		views: map[string]*view{"": {isWhole: true, tools: map[string]*tool{}}},
 		fixed: map[string]*resource{}, prompts: map[string]*prompt{},
@@ -94,6 +95,7 @@ func New(d Definitions, deps Deps) (*Catalog, conf.Faults) {
 	}
 	for _, t := range c.tools {
 		b.updates(t, resources)
+		b.changes(t, all.tools)
 	}
 	for i := range d.Prompts {
 		p := b.prompt(fmt.Sprintf("prompts[%d]", i), d.Prompts[i])
@@ -217,8 +219,18 @@ func (b *builder) tool(path string, d Tool) *tool {
 		mode = sqldb.ReadOnly
 	}
 	t.policy = mcp.Policy{Timeout: d.Timeout.Std(), MaxBytes: int(d.MaxBytes)}
-	if problem := cachePolicy(&t.policy, d.Cache, b.deps.TTL); problem != "" {
-		b.fault(path+".cache.scope", problem, "use private, tenant or public")
+	b.cachePolicy(&t.policy, path+".cache", d.Cache, t.table.params)
+	if tags := t.policy.Tags; t.policy.Cacheable {
+		t.policy.Tags = func(args []mcp.Value) []string {
+			var out []string
+			if tags != nil {
+				out = tags(args)
+			}
+			if t.written {
+				out = append(out, t.rowTag(args))
+			}
+			return out
+		}
 	}
 	if d.Cache != nil && mode == sqldb.ReadWrite {
 		b.fault(path+".cache", "goes with read-only tools only", "add annotations: {readOnlyHint: true}, or remove cache")
@@ -292,9 +304,7 @@ func (b *builder) resource(path string, d Resource) *resource {
 	r.table, faults = compileTable(path+".parameters", params)
 	b.faults = append(b.faults, faults...)
 	r.policy = mcp.Policy{Timeout: d.Timeout.Std(), MaxBytes: int(d.MaxBytes)}
-	if problem := cachePolicy(&r.policy, d.Cache, b.deps.TTL); problem != "" {
-		b.fault(path+".cache.scope", problem, "use private, tenant or public")
-	}
+	b.cachePolicy(&r.policy, path+".cache", d.Cache, r.table.params)
 	r.hints = &mcp.Hints{TTL: r.policy.TTL, Scope: r.policy.Scope}
 	if len(d.RequireScopes) > 0 { // a shared cache on the way does not ask for scopes, as ours does
 		r.hints.Scope = mcp.ScopePrivate

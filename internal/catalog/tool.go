@@ -10,7 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"millrace/internal/conf"
 	"millrace/internal/mcp"
 	"millrace/internal/sqldb"
 )
@@ -27,7 +26,10 @@ type tool struct {
 	// listed is the tool's line in lists; it is written again when the statement's columns become known.
 	listed  atomic.Pointer[[]byte]
 	path    string // in the file
-	updates []update
+	updates []phrase
+	columns atomic.Pointer[[]sqldb.Column] // of its statement, once they are known
+	through *writeThrough                  // nil without writes:
+	written bool                           // another tool writes what this one reads
 	publish func(...mcp.Event)
 }
 
@@ -98,7 +100,14 @@ func (t *tool) execute(ctx context.Context, x *sqldb.Execution) (mcp.Result, err
 	}
 	out = append(out, ']')
 	*buf = out[:0]
-	return mcp.Result{Fields: bytes.Clone(out)}, nil
+	r := mcp.Result{Fields: bytes.Clone(out), Rows: mcp.RowsMany}
+	switch {
+	case outcome.Rows == 0:
+		r.Rows = mcp.RowsNone
+	case outcome.Rows == 1 && !outcome.Truncated:
+		r.Rows = mcp.RowsOne
+	}
+	return r, nil
 }
 
 func byteText(n int64) string {
@@ -253,20 +262,4 @@ func outputSchema(columns []sqldb.Column) []byte {
 	list, _ := json.Marshal(names)
 	out = append(append(out, `},"required":`...), list...)
 	return append(out, `}},"truncated":{"type":"boolean"}},"required":["rows"]}`...)
-}
-
-// cachePolicy turns `cache:` into the policy's fields.
-func cachePolicy(p *mcp.Policy, c *CachePolicy, ttl conf.Duration) (problem string) {
-	if c == nil {
-		return ""
-	}
-	scope, ok := mcp.ParseScope(c.Scope)
-	if !ok {
-		return fmt.Sprintf("%q is no scope", c.Scope)
-	}
-	if c.TTL != nil {
-		ttl = *c.TTL
-	}
-	p.Cacheable, p.Scope, p.TTL = ttl > 0, scope, ttl.Std()
-	return ""
 }

@@ -8,16 +8,15 @@ import (
 	"strings"
 
 	"millrace/internal/mcp"
-	"millrace/internal/sqldb"
 )
 
-// update is an address that a successful write has changed what stands at.
-type update struct{ parts []updatePart }
+// phrase is a text in which values of arguments stand: an address of a resource, or a tag.
+type phrase []phrasePart
 
-// updatePart is text as it stands, or else the value of an argument.
-type updatePart struct {
+// phrasePart is text as it stands, or else the value of an argument.
+type phrasePart struct {
 	text string
-	arg  int // index in the tool's parameters; -1 for text
+	arg  int // index in the target's parameters; -1 for text
 }
 
 // skeleton is an address whose variables have lost their names: what a template and an update of its resources share.
@@ -44,49 +43,74 @@ func (b *builder) updates(t *tool, resources []*resource) {
 		if !known {
 			b.fault(path, fmt.Sprintf("no resource has an address like %q", address), "write one of resources, with parameters of this tool for its variables")
 		}
-		var u update
-		at := 0
-		for _, m := range variable.FindAllStringSubmatchIndex(address, -1) {
-			arg := slices.IndexFunc(t.table.params, func(p parameter) bool { return p.Name == address[m[2]:m[3]] })
-			switch {
-			case arg < 0:
-				b.fault(path, fmt.Sprintf("the tool has no parameter %q", address[m[2]:m[3]]), "name one of its parameters")
-				continue
-			case t.table.params[arg].Type == "array" || t.table.params[arg].Type == "object":
-				b.fault(path, fmt.Sprintf("parameter %q is of type %s, which is no part of an address", address[m[2]:m[3]], t.table.params[arg].Type),
-					"name one that is a string, number or boolean")
-			}
-			u.parts = append(u.parts, updatePart{address[at:m[0]], -1}, updatePart{arg: arg})
-			at = m[1]
-		}
-		u.parts = append(u.parts, updatePart{address[at:], -1})
-		t.updates = append(t.updates, u)
+		t.updates = append(t.updates, b.phrase(path, address, t.table.params))
 	}
 }
 
-// address gives the resource's address for a call's arguments; false where an argument is null.
-func (u *update) address(args []mcp.Value) (string, bool) {
-	var b strings.Builder
-	for _, p := range u.parts {
-		if p.arg < 0 {
-			b.WriteString(p.text)
+// phrase compiles a text with {parameters}.
+func (b *builder) phrase(path, text string, params []parameter) (out phrase) {
+	at := 0
+	for _, m := range variable.FindAllStringSubmatchIndex(text, -1) {
+		name := text[m[2]:m[3]]
+		arg := slices.IndexFunc(params, func(p parameter) bool { return p.Name == name })
+		switch {
+		case arg < 0:
+			b.fault(path, fmt.Sprintf("there is no parameter %q", name), "name one of the parameters")
 			continue
+		case params[arg].Type == "array" || params[arg].Type == "object":
+			b.fault(path, fmt.Sprintf("parameter %q is of type %s, which has no one text", name, params[arg].Type),
+				"name one that is a string, number or boolean")
 		}
-		v := &args[p.arg]
-		switch v.Kind {
-		case mcp.KindBool:
-			b.WriteString(strconv.FormatBool(v.Bool()))
-		case mcp.KindInt:
-			b.WriteString(strconv.FormatInt(v.Int, 10))
-		case mcp.KindFloat:
-			b.WriteString(strconv.FormatFloat(v.Float, 'g', -1, 64))
-		case mcp.KindText:
-			escape(&b, v.Text)
-		default:
+		out = append(out, phrasePart{text[at:m[0]], -1}, phrasePart{arg: arg})
+		at = m[1]
+	}
+	return append(out, phrasePart{text[at:], -1})
+}
+
+// address gives the resource's address for a call's arguments; false where an argument is null.
+func (p phrase) address(args []mcp.Value) (string, bool) {
+	var b strings.Builder
+	for _, part := range p {
+		switch {
+		case part.arg < 0:
+			b.WriteString(part.text)
+		case args[part.arg].Kind == mcp.KindNull:
 			return "", false
+		case args[part.arg].Kind == mcp.KindText:
+			escape(&b, args[part.arg].Text)
+		default:
+			b.WriteString(plain(&args[part.arg]))
 		}
 	}
 	return b.String(), true
+}
+
+// text gives the phrase for a call's arguments, with nothing where one is null. A number is the same text whatever type
+// a tool has given it.
+func (p phrase) text(args []mcp.Value) string {
+	var b strings.Builder
+	for _, part := range p {
+		if part.arg < 0 {
+			b.WriteString(part.text)
+		} else {
+			b.WriteString(plain(&args[part.arg]))
+		}
+	}
+	return b.String()
+}
+
+func plain(v *mcp.Value) string {
+	switch v.Kind {
+	case mcp.KindBool:
+		return strconv.FormatBool(v.Bool())
+	case mcp.KindInt:
+		return strconv.FormatInt(v.Int, 10)
+	case mcp.KindFloat:
+		return strconv.FormatFloat(v.Float, 'f', -1, 64)
+	case mcp.KindText:
+		return string(v.Text)
+	}
+	return ""
 }
 
 // escape writes text as RFC 6570 expands a variable: all but unreserved characters percent-encoded.
@@ -102,7 +126,7 @@ func escape(b *strings.Builder, text []byte) {
 
 // tell tells those that watch what a write has changed, or may have: err is what came of it.
 func (t *tool) tell(args []mcp.Value, err error) {
-	if err != nil && !errors.Is(err, sqldb.ErrUnknownFate) {
+	if err != nil && !errors.Is(err, mcp.ErrUnknownFate) {
 		return
 	}
 	for i := range t.updates {

@@ -99,7 +99,7 @@ func TestUpdatesOfUnknownFate(t *testing.T) {
 	for _, c := range []struct {
 		cause error
 		want  int
-	}{{sqldb.ErrUnknownFate, 1}, {nil, 0}} {
+	}{{mcp.ErrUnknownFate, 1}, {nil, 0}} {
 		sources := database(t, "CREATE TABLE n (id)")
 		sources["db"] = Source{Source: doubtful{sources["db"].Source, &mcp.ToolError{Kind: "unavailable", Message: "lost", Cause: c.cause}}}
 		told := 0

@@ -106,6 +106,11 @@ func (l *Loaded) validate() conf.Faults {
 	add("auth", l.Auth.Validate())
 	add("sessions", l.Sessions.Validate())
 	add("cache", l.Cache.Validate())
+	if name := l.Cache.L3.Source; name != "" {
+		if _, ok := l.Sources[name]; !ok && !l.told["sources"] && !l.told[conf.Key("sources", name)] {
+			add("cache", conf.Faults{{Path: "l3.source", Message: fmt.Sprintf("there is no source %q", name), Fix: "name one of sources"}})
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(l.Sources)) {
 		source := l.Sources[name]
 		at := conf.Key("sources", name)

@@ -44,14 +44,17 @@ type file struct {
 
 type tool struct {
 	Name, Source, Description, Statement, Confirm string
-	Updates                                       []string
+	Updates, Invalidates                          []string
 	Parameters                                    []parameter
 	Annotations                                   struct {
 		ReadOnly    *bool `yaml:"readOnlyHint"`
 		Idempotent  *bool `yaml:"idempotentHint"`
 		Destructive *bool `yaml:"destructiveHint"`
 	}
-	Cache *struct{ TTL, Scope string }
+	Cache *struct {
+		TTL, Scope string
+		Tags       []string
+	}
 }
 
 type parameter struct {
@@ -124,8 +127,10 @@ func TestYAML(t *testing.T) {
 		if hint != reads || hint != (tool.Annotations.Idempotent != nil) {
 			t.Errorf("%s: annotations %+v", tool.Name, tool.Annotations)
 		}
-		if cached, notes := tool.Cache != nil, strings.Contains(tool.Name, "note"); cached == notes {
-			t.Errorf("%s: cached is %t", tool.Name, cached)
+		// What is written on is cached too, since the writes say what they change.
+		cached, notes := tool.Cache != nil, strings.Contains(tool.Name, "note")
+		if cached != reads || notes != (cached && slices.Equal(tool.Cache.Tags, []string{"notes:{city_id}"}) || slices.Equal(tool.Invalidates, []string{"notes:{city_id}"})) {
+			t.Errorf("%s: cached is %t, with %+v; invalidates %v", tool.Name, cached, tool.Cache, tool.Invalidates)
 		}
 		readOnly[tool.Name] = hint
 	}

@@ -94,7 +94,7 @@ func (s *sampler) scrape(ctx context.Context, out *reading) error {
 	}
 	if cache := families["millrace_cache_requests_total"]; cache != nil {
 		out.Hits = sum(cache, map[string]bool{"hit": true, "coalesced": true, "stale": true})
-		out.Misses = sum(cache, map[string]bool{"miss": true})
+		out.Misses = misses(cache)
 	}
 	for _, m := range families["millrace_db_query_duration_seconds"].GetMetric() {
 		if out.queries == nil {
@@ -109,6 +109,23 @@ func (s *sampler) scrape(ctx context.Context, out *reading) error {
 		out.queries[math.Inf(1)] += m.GetHistogram().GetSampleCount()
 	}
 	return nil
+}
+
+// misses counts the calls that no level of a cache answered: a level asks the next one where it misses itself, so that they are
+// those of the last.
+func misses(f *dto.MetricFamily) *float64 {
+	var least *float64
+	for _, m := range f.GetMetric() {
+		for _, l := range m.GetLabel() {
+			if l.GetName() != "result" || l.GetValue() != "miss" {
+				continue
+			}
+			if v := m.GetCounter().GetValue() + m.GetUntyped().GetValue(); least == nil || v < *least {
+				least = &v
+			}
+		}
+	}
+	return least
 }
 
 // sum adds the series of a family up: all, or those whose label result is one of some.

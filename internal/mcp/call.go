@@ -19,6 +19,24 @@ type Policy struct {
 	TTL       time.Duration // of cached results, from their birth
 	Timeout   time.Duration // of the work, at most
 	MaxBytes  int           // of a result's structured content
+
+	// StaleRevalidate and StaleError are how long beyond its TTL a result may be served while a new one is fetched, and where
+	// that fails.
+	StaleRevalidate, StaleError time.Duration
+	// Negative is the TTL of a result that found nothing, where that is shorter.
+	Negative time.Duration
+	// Tags gives what a result rests on, for changes to name; nil for nothing.
+	Tags func(args []Value) []string
+	// Changes says what a write changes of that; nil for nothing.
+	Changes *Changes
+}
+
+// Changes says what a write changes of what caches hold. It is immutable.
+type Changes struct {
+	// Tags gives the tags of the results that are no longer true.
+	Tags func(args []Value) []string
+	// Put gives the read whose result the write's own is, for the same caller; nil where there is none. It may be nil itself.
+	Put func(write *Call) *Call
 }
 
 // Call is a request that has been resolved: who, what, with which arguments, under which policy. It belongs to one
@@ -85,6 +103,12 @@ func (c *Call) Key() []byte {
 		}
 	}
 	return c.key
+}
+
+// KeyArgs is where in Key the arguments begin.
+func (c *Call) KeyArgs() int {
+	n := len(c.Caller.ScopeKey(c.Policy.Scope)) + len(appendKeyText(nil, c.Target)) + len(c.Version)
+	return n
 }
 
 // keptKeyBytes bounds the buffer that a Call keeps for its next key.

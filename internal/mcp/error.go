@@ -63,6 +63,9 @@ func (e *ToolError) Error() string {
 
 func (e *ToolError) Unwrap() error { return e.Cause }
 
+// ErrUnknownFate is in the chain of a write's error where nobody knows whether it was committed.
+var ErrUnknownFate = errors.New("the connection broke during the commit")
+
 // AsError finds the protocol error in err, if there is one.
 func AsError(err error) (*Error, bool) {
 	var e *Error

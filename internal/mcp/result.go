@@ -43,10 +43,23 @@ type Result struct {
 	ErrorKind string
 	// Hints, where set, are the caching hints that modern clients get with lists and reads.
 	Hints *Hints
+	// Rows tells what was found, where the target says.
+	Rows Rows
 	// Input, where set, replaces Fields: the user is asked first.
 	Input *InputRequired
 	Cache CacheInfo
 }
+
+// Rows says how many rows a result has.
+type Rows uint8
+
+// RowsUnknown is what a target says that has no rows.
+const (
+	RowsUnknown Rows = iota
+	RowsNone
+	RowsOne
+	RowsMany
+)
 
 // Hints are the caching hints of SEP-2549.
 type Hints struct {

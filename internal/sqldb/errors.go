@@ -1,7 +1,6 @@
 package sqldb
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -15,9 +14,6 @@ const (
 	kindUnavailable = "unavailable"
 	kindSQL         = "sql"
 )
-
-// ErrUnknownFate is in the chain of a write's error where nobody knows whether it was committed.
-var ErrUnknownFate = errors.New("the connection broke during the commit")
 
 // limit names the bound that a deadline came from.
 type limit uint8

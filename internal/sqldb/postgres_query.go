@@ -160,7 +160,7 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 		return dst, Outcome{}, false, q.failure(ctx, stopNone, b, err)
 	}
 	// Also where the server's last word was that it ends the connection: it may say so with the commit already on disk.
-	return dst, Outcome{}, false, &mcp.ToolError{Kind: kindUnavailable, Cause: fmt.Errorf("%w: %w", ErrUnknownFate, err), Meta: []byte(`"millrace/write":"unknown"`),
+	return dst, Outcome{}, false, &mcp.ToolError{Kind: kindUnavailable, Cause: fmt.Errorf("%w: %w", mcp.ErrUnknownFate, err), Meta: []byte(`"millrace/write":"unknown"`),
 		Message: q.spec.Name + ": the connection broke during the commit: whether the change was made is unknown; look before you repeat it"}
 }
 

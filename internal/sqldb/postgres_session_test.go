@@ -97,7 +97,7 @@ CREATE TABLE doubt (i int); CREATE CONSTRAINT TRIGGER t AFTER INSERT ON doubt DE
 	}
 	te = nil
 	_, _, err = pgRun(t, s, ReadWrite, "INSERT INTO doubt VALUES (1)")
-	if !errors.As(err, &te) || te.Kind != kindUnavailable || string(te.Meta) != `"millrace/write":"unknown"` || !errors.Is(err, ErrUnknownFate) {
+	if !errors.As(err, &te) || te.Kind != kindUnavailable || string(te.Meta) != `"millrace/write":"unknown"` || !errors.Is(err, mcp.ErrUnknownFate) {
 		t.Errorf("%v", err)
 	}
 	got, _, err := pgRun(t, s, ReadOnly, "SELECT (SELECT count(*) FROM n) AS n, (SELECT count(*) FROM doubt) AS doubt, (SELECT last_value FROM runs) AS runs")

@@ -11,10 +11,11 @@ import (
 type collector struct {
 	m *Metrics
 
-	duration, errors, inFlight, sessions    *prometheus.Desc
-	cacheRequests, cacheEntries, cacheBytes *prometheus.Desc
-	queryDuration, connections, waited      *prometheus.Desc
-	configInfo, configValue                 *prometheus.Desc
+	duration, errors, inFlight, sessions *prometheus.Desc
+	cacheRequests, cacheEvents           *prometheus.Desc
+	cacheEntries, cacheBytes             *prometheus.Desc
+	queryDuration, connections, waited   *prometheus.Desc
+	configInfo, configValue              *prometheus.Desc
 }
 
 func (m *Metrics) collector() *collector {
@@ -31,6 +32,9 @@ func (m *Metrics) collector() *collector {
 		sessions: desc("mcp_server_sessions", "Open sessions of legacy clients."),
 		cacheRequests: desc("millrace_cache_requests_total",
 			"Look-ups in a level of the cache, by result.", "level", "result"),
+		cacheEvents: desc("millrace_cache_events_total",
+			"What a level of the cache did beside answering: results stored (fill), thrown away since what they rest on changed meanwhile (discard), fetched early (refresh), taken from a write (put), removed for want of room (eviction); writes (change) and operators (purge) that made results void.",
+			"level", "event"),
 		cacheEntries: desc("millrace_cache_entries", "Entries in a level of the cache.", "level"),
 		cacheBytes:   desc("millrace_cache_bytes", "Bytes held by a level of the cache.", "level"),
 		queryDuration: desc("millrace_db_query_duration_seconds",
@@ -47,7 +51,7 @@ func (m *Metrics) collector() *collector {
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.duration, c.errors, c.inFlight, c.sessions, c.cacheRequests, c.cacheEntries, c.cacheBytes,
+		c.duration, c.errors, c.inFlight, c.sessions, c.cacheRequests, c.cacheEvents, c.cacheEntries, c.cacheBytes,
 		c.queryDuration, c.connections, c.waited, c.configInfo, c.configValue,
 	} {
 		ch <- d
@@ -71,7 +75,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			operations = append(operations, operation{t, o})
 		}
 	}
-	queries, caches := maps.Clone(m.queries), maps.Clone(m.caches)
+	queries, caches, events := maps.Clone(m.queries), maps.Clone(m.caches), maps.Clone(m.events)
 	levels, pools, sessions := maps.Clone(m.levels), maps.Clone(m.pools), m.sessions
 	hash, values := m.hash, m.values
 	m.mu.Unlock()
@@ -101,6 +105,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for key, n := range caches {
 		counter(c.cacheRequests, n.Value(), key.level, key.result)
+	}
+	for key, n := range events {
+		counter(c.cacheEvents, n.Value(), key.level, key.result)
 	}
 	for level, size := range levels {
 		entries, bytes := size()

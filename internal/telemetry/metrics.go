@@ -19,6 +19,7 @@ type Metrics struct {
 	targets  map[targetKey]*target
 	queries  map[queryKey]*Histogram
 	caches   map[cacheKey]*Counter
+	events   map[cacheKey]*Counter // of caches; result is the event
 	levels   map[string]func() (entries, bytes int64)
 	pools    map[string]func() []Pool
 	sessions func() int
@@ -48,6 +49,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		targets: map[targetKey]*target{},
 		queries: map[queryKey]*Histogram{},
 		caches:  map[cacheKey]*Counter{},
+		events:  map[cacheKey]*Counter{},
 		levels:  map[string]func() (int64, int64){},
 		pools:   map[string]func() []Pool{},
 	}
@@ -60,13 +62,21 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 
 // CacheRequests is the counter of one result (hit, miss, stale, …) at one level (l1, l2, l3) of the cache.
 func (m *Metrics) CacheRequests(level, result string) *Counter {
+	return m.counter(m.caches, cacheKey{level, result})
+}
+
+// CacheEvents is the counter of one event (fill, discard, refresh, …) at one level of the cache.
+func (m *Metrics) CacheEvents(level, event string) *Counter {
+	return m.counter(m.events, cacheKey{level, event})
+}
+
+func (m *Metrics) counter(of map[cacheKey]*Counter, key cacheKey) *Counter {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	key := cacheKey{level, result}
-	if m.caches[key] == nil {
-		m.caches[key] = new(Counter)
+	if of[key] == nil {
+		of[key] = new(Counter)
 	}
-	return m.caches[key]
+	return of[key]
 }
 
 // SetCacheLevel says whom to ask, at each scrape, what a level of the cache holds; nil for a level that is gone. The

@@ -1,0 +1,575 @@
+package cache
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/internal/mcp"
+	"millrace/internal/sqldb"
+)
+
+// Database is where L3 keeps its entries: one of the configuration's sources.
+type Database struct {
+	Dialect Dialect
+	Compile func(sqldb.Spec) (sqldb.Query, error)
+}
+
+// L3 is the level in a database. It survives the process. Entries are found by the SHA-256 of their key and written behind
+// the answer, many at a time; what does not fit into the queue is not kept. The versions of tags are in the database too: a
+// write raises them there before it begins, and again when it has ended, so that a process that dies in between leaves
+// nothing behind that was read before.
+//
+// Where the database does not answer, calls go on without it. A version that could not be raised there closes the level
+// until it is.
+type L3 struct {
+	cfg   L3Config
+	tags  *Tags
+	log   *slog.Logger
+	count Counters
+
+	create                                                         []sqldb.Query
+	get, put, raise, hits, versions, hottest, halve, expired, cold sqldb.Query
+	size, all                                                      sqldb.Query
+
+	queue chan *Entry
+	hitMu sync.Mutex       // guards asked
+	asked map[string]int64 // hits by key that are to be written
+
+	entries, bytes atomic.Int64
+
+	open   atomic.Bool       // the tables are there, the versions known, and none is owed
+	failed atomic.Bool       // the last statement did; told once
+	paying sync.Mutex        // one at a time pays, or opens the level
+	mu     sync.Mutex        // guards owed, and that open is set only while it is empty
+	owed   map[uint32]uint64 // versions that the database does not know yet
+
+	stop chan struct{}
+	done sync.WaitGroup
+}
+
+// Bounds of L3.
+const (
+	l3Queue  = 1000            // entries that wait to be written
+	l3Batch  = 100             // of them in one statement
+	l3Bytes  = 4 << 20         // of them, in bytes
+	l3Entry  = 1 << 20         // the largest entry
+	l3Time   = 2 * time.Second // for a statement behind the answers
+	l3Get    = 250 * time.Millisecond
+	l3Linger = 50 * time.Millisecond // how long an entry may wait for others
+)
+
+// errClosed is the answer of a level that is not open.
+var errClosed = errors.New("the level is closed")
+
+func newL3(cfg L3Config, every time.Duration, db Database, tags *Tags, count Counters, log *slog.Logger) (*L3, error) {
+	l := &L3{cfg: cfg, tags: tags, log: log, count: count, queue: make(chan *Entry, l3Queue), asked: map[string]int64{}, owed: map[uint32]uint64{}, stop: make(chan struct{})}
+	s := statements[db.Dialect]
+	text := func(names ...string) (out []sqldb.Param) {
+		for _, n := range names {
+			kind := "string"
+			if n == "now" || n == "most" {
+				kind = "integer"
+			}
+			out = append(out, sqldb.Param{Name: n, Type: kind})
+		}
+		return out
+	}
+	var fault error
+	compile := func(sql string, mode sqldb.Mode, params ...string) sqldb.Query {
+		q, err := db.Compile(sqldb.Spec{Name: "cache.l3", Text: sql, Params: text(params...), Mode: mode, MaxBytes: 256 << 20, Timeout: 30 * time.Second})
+		if err != nil {
+			fault = errors.Join(fault, fmt.Errorf("the statements of cache.l3: %w", err))
+		}
+		return q
+	}
+	l.create = []sqldb.Query{compile(createEntries, sqldb.ReadWrite), compile(createTags, sqldb.ReadWrite)}
+	l.get = compile(s.get, sqldb.ReadOnly, "stripes", "key", "now")
+	l.put = compile(s.put, sqldb.ReadWrite, "entries")
+	l.raise = compile(s.raise, sqldb.ReadWrite, "marks")
+	l.hits = compile(s.count, sqldb.ReadWrite, "hits")
+	l.versions = compile(selectVersions, sqldb.ReadOnly)
+	l.hottest = compile(selectHottest, sqldb.ReadOnly, "now", "most")
+	l.halve = compile(halveHits, sqldb.ReadWrite)
+	l.expired = compile(deleteExpired, sqldb.ReadWrite, "now")
+	l.cold = compile(deleteCold, sqldb.ReadWrite, "most")
+	l.size = compile(selectSize, sqldb.ReadOnly)
+	l.all = compile(deleteAll, sqldb.ReadWrite)
+	if fault != nil {
+		return nil, fault
+	}
+	l.done.Go(l.write)
+	l.done.Go(func() { l.tend(every) })
+	return l, nil
+}
+
+// close writes what waits, within a bounded time.
+func (l *L3) close() {
+	close(l.stop)
+	l.done.Wait()
+	l.countHits() // of entries that are there by now
+}
+
+// Size gives the entries and bytes of the level as they were when it was last looked after.
+func (l *L3) Size() (entries, bytes int64) { return l.entries.Load(), l.bytes.Load() }
+
+// run runs one of the statements with texts and numbers as arguments, and gives the rows' JSON.
+func (l *L3) run(ctx context.Context, q sqldb.Query, d time.Duration, args ...any) ([]byte, error) {
+	x := sqldb.Execution{Deadline: time.Now().Add(d)}
+	for _, a := range args {
+		switch a := a.(type) {
+		case string:
+			x.Args = append(x.Args, mcp.Value{Kind: mcp.KindText, Text: []byte(a)})
+		case int64:
+			x.Args = append(x.Args, mcp.Value{Kind: mcp.KindInt, Int: a})
+		}
+	}
+	ctx, cancel := context.WithDeadline(ctx, x.Deadline)
+	defer cancel()
+	out, _, err := q.Run(ctx, nil, &x)
+	if was := l.failed.Swap(err != nil); was != (err != nil) {
+		if err != nil {
+			l.log.Warn("the database of cache.l3 fails: results come from the other levels and the tools until it answers again", "error", err)
+		} else {
+			l.log.Info("the database of cache.l3 answers again")
+		}
+	}
+	if err != nil {
+		l.count.Count(Failed)
+	}
+	return out, err
+}
+
+// begin makes the tables, and learns the versions that were left. It is done when it is done once, and after each payment
+// that failed.
+func (l *L3) begin(ctx context.Context) error {
+	l.paying.Lock()
+	defer l.paying.Unlock()
+	if l.open.Load() {
+		return nil
+	}
+	for _, q := range l.create {
+		if _, err := l.run(ctx, q, l3Time); err != nil {
+			return err
+		}
+	}
+	out, err := l.run(ctx, l.versions, l3Time)
+	if err != nil {
+		return err
+	}
+	if err := l.adopt(out); err != nil {
+		return err
+	}
+	for {
+		if err := l.pay(ctx); err != nil {
+			return err
+		}
+		l.mu.Lock()
+		paid := len(l.owed) == 0
+		if paid {
+			l.open.Store(true)
+		}
+		l.mu.Unlock()
+		if paid {
+			return nil
+		}
+	}
+}
+
+// adopt learns versions from rows of stripe and version.
+func (l *L3) adopt(out []byte) error {
+	var got struct {
+		Rows []struct{ Stripe, Version json.Number }
+	} // which takes integers beyond 2^53 too, that come as texts
+	if err := json.Unmarshal(out, &got); err != nil {
+		return fmt.Errorf("read the versions of cache.l3: %w", err)
+	}
+	for _, r := range got.Rows {
+		if err := l.learn(r.Stripe.String(), r.Version.String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *L3) learn(stripe, version string) error {
+	s, err := strconv.ParseUint(stripe, 10, 32)
+	v, err2 := strconv.ParseUint(version, 10, 63)
+	if err = errors.Join(err, err2); err != nil || s >= stripes {
+		return fmt.Errorf("cache.l3 holds the version %q of the tag %q: %w", clipText(version), clipText(stripe), err)
+	}
+	l.tags.learn(uint32(s), v)
+	return nil
+}
+
+func clipText(s string) string { return s[:min(len(s), 40)] }
+
+// pay raises the versions that the database is owed. l.paying is held.
+func (l *L3) pay(ctx context.Context) error {
+	l.mu.Lock()
+	marks := make([][2]uint64, 0, len(l.owed))
+	for s, v := range l.owed {
+		marks = append(marks, [2]uint64{uint64(s), v})
+	}
+	l.mu.Unlock()
+	if len(marks) == 0 {
+		return nil
+	}
+	slices.SortFunc(marks, func(a, b [2]uint64) int { return int(a[0]) - int(b[0]) }) // two nodes lock rows in one order
+	text, err := json.Marshal(marks)
+	if err != nil {
+		return err
+	}
+	out, err := l.run(ctx, l.raise, l3Time, string(text))
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	for _, m := range marks {
+		if l.owed[uint32(m[0])] <= m[1] {
+			delete(l.owed, uint32(m[0]))
+		}
+	}
+	l.mu.Unlock()
+	return l.adopt(out)
+}
+
+// changed raises versions in the database. It waits for that, but no longer than for a statement; what cannot be raised now is
+// owed, and until it is paid the level is closed. Writes that come together pay together.
+func (l *L3) changed(ctx context.Context, marks []stamp) {
+	l.mu.Lock()
+	for _, m := range marks {
+		l.owed[m.stripe] = max(l.owed[m.stripe], m.version)
+	}
+	open := l.open.Load()
+	l.mu.Unlock()
+	if !open {
+		return // begin pays
+	}
+	l.paying.Lock()
+	defer l.paying.Unlock()
+	if !l.open.Load() {
+		return
+	}
+	if l.pay(context.WithoutCancel(ctx)) != nil {
+		l.open.Store(false)
+	}
+}
+
+// clear removes every entry.
+func (l *L3) clear(ctx context.Context) error {
+	if !l.open.Load() {
+		return errClosed
+	}
+	_, err := l.run(ctx, l.all, 30*time.Second)
+	return err
+}
+
+// stored is an entry as the database has it.
+type stored struct {
+	Key    []byte      `json:"k"` // base64 of the whole of it
+	Target string      `json:"t"`
+	Args   int         `json:"a"`
+	Fields string      `json:"f"`
+	Meta   string      `json:"m,omitempty"`
+	Hints  *[2]int64   `json:"h,omitempty"` // milliseconds, scope
+	Rows   mcp.Rows    `json:"r,omitempty"`
+	Born   int64       `json:"b"` // milliseconds since 1970
+	TTL    int64       `json:"l"` // milliseconds
+	Cost   int64       `json:"c"` // microseconds
+	Stale  [2]int64    `json:"x"` // milliseconds while revalidating, if error
+	Stamps [][2]uint64 `json:"s"`
+}
+
+func l3Key(key []byte) string {
+	sum := sha256.Sum256(key)
+	return hex.EncodeToString(sum[:])
+}
+
+func (e *Entry) stored() *stored {
+	r := &e.Result
+	s := &stored{Key: []byte(e.Key), Target: e.Target, Args: e.Args, Fields: string(r.Fields), Meta: string(r.Meta), Rows: r.Rows,
+		Born: e.Born.UnixMilli(), TTL: e.TTL.Milliseconds(), Cost: e.Cost.Microseconds(), Stale: [2]int64{e.StaleRevalidate.Milliseconds(), e.StaleError.Milliseconds()}}
+	if r.Hints != nil {
+		s.Hints = &[2]int64{r.Hints.TTL.Milliseconds(), int64(r.Hints.Scope)}
+	}
+	for _, m := range e.stamps {
+		s.Stamps = append(s.Stamps, [2]uint64{uint64(m.stripe), m.version})
+	}
+	return s
+}
+
+func (s *stored) entry() *Entry {
+	const ms = time.Millisecond
+	e := &Entry{Result: mcp.Result{Fields: []byte(s.Fields), Rows: s.Rows}, Key: string(s.Key), Target: s.Target, Args: s.Args,
+		Born: time.UnixMilli(s.Born), TTL: time.Duration(s.TTL) * ms, Cost: time.Duration(s.Cost) * time.Microsecond,
+		StaleRevalidate: time.Duration(s.Stale[0]) * ms, StaleError: time.Duration(s.Stale[1]) * ms}
+	if s.Meta != "" {
+		e.Result.Meta = []byte(s.Meta)
+	}
+	if s.Hints != nil {
+		e.Result.Hints = &mcp.Hints{TTL: time.Duration(s.Hints[0]) * ms, Scope: mcp.Scope(s.Hints[1])}
+	}
+	for _, m := range s.Stamps {
+		e.stamps = append(e.stamps, stamp{uint32(m[0]), m[1]})
+	}
+	return e
+}
+
+// find gives the fresh entry of a key; nil where there is none. tags are the call's.
+func (l *L3) find(ctx context.Context, key []byte, tags []string) *Entry {
+	if !l.open.Load() {
+		return nil
+	}
+	asked := make([]string, len(tags))
+	for i, t := range tags {
+		asked[i] = strconv.FormatUint(uint64(l.tags.stripe(t)), 10)
+	}
+	now := time.Now()
+	out, err := l.run(ctx, l.get, l3Get, "["+strings.Join(asked, ",")+"]", l3Key(key), now.UnixMilli())
+	if err != nil {
+		return nil
+	}
+	var got struct {
+		Rows []struct{ Entry, Versions *string }
+	}
+	if err := json.Unmarshal(out, &got); err != nil || len(got.Rows) == 0 {
+		return nil
+	}
+	if v := got.Rows[0].Versions; v != nil {
+		for pair := range strings.SplitSeq(*v, ",") {
+			s, version, _ := strings.Cut(pair, ":")
+			if l.learn(s, version) != nil {
+				return nil
+			}
+		}
+	}
+	if got.Rows[0].Entry == nil {
+		return nil
+	}
+	e := l.read(*got.Rows[0].Entry, now)
+	if e == nil || e.Key != string(key) {
+		return nil
+	}
+	return e
+}
+
+// read takes an entry out of its text; nil where it is none, or of no use any more.
+func (l *L3) read(text string, now time.Time) *Entry {
+	var s stored
+	if json.Unmarshal([]byte(text), &s) != nil || s.Args < 0 || s.Args > len(s.Key) || len(s.Stamps) == 0 {
+		return nil
+	}
+	for _, m := range s.Stamps {
+		if m[0] >= stripes {
+			return nil
+		}
+	}
+	e := s.entry()
+	if age := now.Sub(e.Born); age < 0 || age >= min(e.TTL, l.cfg.TTL.Std()) || !l.tags.current(e.stamps) {
+		return nil
+	}
+	return e
+}
+
+// keep queues an entry to be written.
+func (l *L3) keep(e *Entry) {
+	if e.Err != nil || len(e.Result.Fields) > l3Entry {
+		return
+	}
+	select {
+	case l.queue <- e:
+	default:
+		l.count.Count(Dropped)
+	}
+}
+
+// hit notes that an entry was asked for.
+func (l *L3) hit(key string, n int64) {
+	l.hitMu.Lock()
+	defer l.hitMu.Unlock()
+	if len(l.asked) < 10*l3Queue {
+		l.asked[key] += n
+	}
+}
+
+// write takes entries from the queue into the database until the level is closed.
+func (l *L3) write() {
+	for {
+		select {
+		case e := <-l.queue:
+			l.writeBatch(l.gather(e))
+		case <-l.stop:
+			for until := time.Now().Add(l3Time); time.Now().Before(until); {
+				select {
+				case e := <-l.queue:
+					l.writeBatch(l.gather(e))
+				default:
+					return
+				}
+			}
+			return
+		}
+	}
+}
+
+// gather adds to an entry those that come soon after it.
+func (l *L3) gather(first *Entry) []*Entry {
+	batch, bytes := []*Entry{first}, first.Bytes()
+	wait := time.NewTimer(l3Linger)
+	defer wait.Stop()
+	for len(batch) < l3Batch && bytes < l3Bytes {
+		select {
+		case e := <-l.queue:
+			batch, bytes = append(batch, e), bytes+e.Bytes()
+		case <-wait.C:
+			return batch
+		case <-l.stop:
+			return batch
+		}
+	}
+	return batch
+}
+
+func (l *L3) writeBatch(batch []*Entry) {
+	if !l.open.Load() {
+		return
+	}
+	type row struct {
+		Key     string `json:"key"`
+		Entry   string `json:"entry"`
+		Born    int64  `json:"born"`
+		Expires int64  `json:"expires"`
+	}
+	rows := map[string]row{} // the latest of each key: one statement may write a row once
+	for _, e := range batch {
+		if !l.tags.current(e.stamps) {
+			continue
+		}
+		text, err := json.Marshal(e.stored())
+		if err != nil {
+			continue // not UTF-8: no result is
+		}
+		key := l3Key([]byte(e.Key))
+		if r, ok := rows[key]; !ok || r.Born <= e.Born.UnixMilli() {
+			life := min(e.TTL, l.cfg.TTL.Std())
+			rows[key] = row{key, string(text), e.Born.UnixMilli(), e.Born.Add(life).UnixMilli()}
+		}
+	}
+	if len(rows) == 0 {
+		return
+	}
+	list := make([]row, 0, len(rows))
+	for _, r := range rows {
+		list = append(list, r)
+	}
+	slices.SortFunc(list, func(a, b row) int { return strings.Compare(a.Key, b.Key) })
+	text, err := json.Marshal(list)
+	if err != nil {
+		return
+	}
+	if _, err := l.run(context.Background(), l.put, l3Time, string(text)); err == nil {
+		for range list {
+			l.count.Count(Filled)
+		}
+	}
+}
+
+// tend opens the level, again and again where that fails, and from time to time removes what has expired or is too much.
+func (l *L3) tend(every time.Duration) {
+	const again = time.Second
+	t := time.NewTimer(0)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-l.stop:
+			return
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		if l.begin(ctx) == nil {
+			l.sweep(ctx)
+			t.Reset(every)
+		} else {
+			t.Reset(again)
+		}
+		cancel()
+	}
+}
+
+// sweep removes what has expired and what is beyond the bound, and looks how much there is.
+func (l *L3) sweep(ctx context.Context) {
+	l.countHits()
+	if _, err := l.run(ctx, l.expired, l3Time, time.Now().UnixMilli()); err != nil {
+		return
+	}
+	out, err := l.run(ctx, l.size, l3Time)
+	var got struct {
+		Rows []struct{ Entries, Bytes json.Number }
+	}
+	if err != nil || json.Unmarshal(out, &got) != nil || len(got.Rows) == 0 {
+		return
+	}
+	entries, _ := got.Rows[0].Entries.Int64()
+	bytes, _ := got.Rows[0].Bytes.Int64()
+	l.entries.Store(entries)
+	l.bytes.Store(bytes)
+	if most := int64(l.cfg.MaxBytes); bytes > most {
+		_, _ = l.run(ctx, l.cold, l3Time, most) // what fails now is done in the next round
+	}
+}
+
+// countHits writes how often entries were asked for.
+func (l *L3) countHits() {
+	l.hitMu.Lock()
+	asked := l.asked
+	l.asked = map[string]int64{}
+	l.hitMu.Unlock()
+	if len(asked) == 0 || !l.open.Load() {
+		return
+	}
+	list := make([][2]any, 0, len(asked))
+	for key, n := range asked {
+		list = append(list, [2]any{l3Key([]byte(key)), n})
+	}
+	slices.SortFunc(list, func(a, b [2]any) int { return strings.Compare(a[0].(string), b[0].(string)) })
+	text, err := json.Marshal(list)
+	if err != nil {
+		return
+	}
+	_, _ = l.run(context.Background(), l.hits, l3Time, string(text)) // counts, and no more than that
+}
+
+// load gives the n entries that were most asked for and are fresh, and halves the counts: what was hot long ago fades.
+func (l *L3) load(ctx context.Context, n int, d time.Duration) ([]*Entry, error) {
+	if err := l.begin(ctx); err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	out, err := l.run(ctx, l.hottest, d, now.UnixMilli(), int64(n))
+	if err != nil {
+		return nil, err
+	}
+	var got struct{ Rows []struct{ Entry string } }
+	if err := json.Unmarshal(out, &got); err != nil {
+		return nil, err
+	}
+	var entries []*Entry
+	for _, r := range got.Rows {
+		if e := l.read(r.Entry, now); e != nil {
+			entries = append(entries, e)
+		}
+	}
+	_, err = l.run(ctx, l.halve, l3Time)
+	return entries, err
+}

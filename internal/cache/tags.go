@@ -1,0 +1,148 @@
+package cache
+
+import (
+	"sync/atomic"
+
+	"github.com/zeebo/xxh3"
+)
+
+// stripes is how many versions all tags share.
+const stripes = 1 << 16
+
+// Tags is what makes an invalidation certain. Each tag has a version; what changes what a tag stands for raises it, before
+// the change and after it. A result carries the versions of its tags from before the work that made it began, and is served
+// only while they are the current ones. So however reads, writes and fills fall between each other, what was read before a
+// change is never served after it: there is nothing to be removed in time, and a fill that a change overtook is void by
+// itself.
+//
+// Tags share the versions by their hash. Two that share one are invalidated together, which costs a fill and is never
+// wrong; the memory is the same however many tags there are. Its methods are safe for concurrent use, lock nothing, and
+// belong to the process: a reload must not forget a version.
+type Tags struct {
+	versions [stripes]atomic.Uint64
+	writes   [stripes]atomic.Int32 // under way
+}
+
+// NewTags makes the versions of a process.
+func NewTags() *Tags { return new(Tags) }
+
+// stamp is a tag's version at one moment.
+type stamp struct {
+	stripe  uint32
+	version uint64
+}
+
+// stripe gives the version that a tag has. It is the same in every process, since a level that outlives one keeps it.
+func (t *Tags) stripe(tag string) uint32 { return uint32(xxh3.HashString(tag) % stripes) }
+
+// learn takes over a version that another process, or this one in another life, has raised a stripe to.
+func (t *Tags) learn(stripe uint32, version uint64) {
+	for {
+		own := t.versions[stripe].Load()
+		if own >= version || t.versions[stripe].CompareAndSwap(own, version) {
+			return
+		}
+	}
+}
+
+// busy tells whether a write is under way to what was stamped.
+func (t *Tags) busy(stamps []stamp) bool {
+	for _, s := range stamps {
+		if t.writes[s.stripe].Load() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// stamps gives the versions of tags now: before the work whose result will carry them.
+func (t *Tags) stamps(tags []string) []stamp {
+	out := make([]stamp, len(tags))
+	for i, tag := range tags {
+		s := t.stripe(tag)
+		out[i] = stamp{s, t.versions[s].Load()}
+	}
+	return out
+}
+
+// current tells whether nothing that was stamped has changed since.
+func (t *Tags) current(stamps []stamp) bool {
+	for _, s := range stamps {
+		if t.versions[s.stripe].Load() != s.version {
+			return false
+		}
+	}
+	return true
+}
+
+// Invalidate makes every result of the tags void.
+func (t *Tags) Invalidate(tags ...string) {
+	for _, tag := range tags {
+		t.versions[t.stripe(tag)].Add(1)
+	}
+}
+
+// InvalidateAll makes every result void.
+func (t *Tags) InvalidateAll() {
+	for i := range t.versions {
+		t.versions[i].Add(1)
+	}
+}
+
+// change is a write under way to what some tags stand for.
+type change struct {
+	tags   *Tags
+	marks  []stamp // the versions that it raised its tags to, each stripe once
+	shared bool    // another was under way when it began
+}
+
+// begin makes every result of the tags void, before the write that changes what they stand for.
+func (t *Tags) begin(tags []string) change {
+	c := change{tags: t, marks: make([]stamp, 0, len(tags))}
+	for _, tag := range tags {
+		s := t.stripe(tag)
+		if c.mark(s) == nil {
+			c.shared = t.writes[s].Add(1) > 1 || c.shared
+			c.marks = append(c.marks, stamp{s, t.versions[s].Add(1)})
+		}
+	}
+	return c
+}
+
+func (c *change) mark(stripe uint32) *stamp {
+	for i := range c.marks {
+		if c.marks[i].stripe == stripe {
+			return &c.marks[i]
+		}
+	}
+	return nil
+}
+
+// end makes void what was read while the write was under way. It tells whether the write was alone: no other change of any
+// of the tags was under way, began or ended since begin. Only then is the write's own result the last word on them, for as long as the
+// versions are those that end leaves in the marks.
+func (c *change) end() (alone bool) {
+	alone = !c.shared
+	for i := range c.marks {
+		m := &c.marks[i]
+		if !c.tags.versions[m.stripe].CompareAndSwap(m.version, m.version+1) {
+			c.tags.versions[m.stripe].Add(1)
+			alone = false
+		}
+		m.version++
+		c.tags.writes[m.stripe].Add(-1)
+	}
+	return alone
+}
+
+// restamp gives the versions under which what the write returned may be kept: those of its own tags as it left them, of
+// others as they were before it.
+func (c *change) restamp(before []stamp) []stamp {
+	out := append([]stamp(nil), before...)
+	for i := range out {
+		if m := c.mark(out[i].stripe); m != nil {
+			out[i].version = m.version
+		}
+	}
+	return out
+}
