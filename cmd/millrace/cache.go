@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"millrace/internal/admin"
 	"millrace/internal/load"
@@ -121,7 +122,17 @@ func (c *cacheTopCmd) Run() error {
 		if !e.Fresh {
 			age += ", stale"
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t%s\t%s\n", e.Hits, strings.TrimSpace(load.Time(e.Saved)), strings.TrimSpace(load.Time(e.Cost)), e.Bytes, age, e.Target, e.Arguments)
+		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t%s\t%s\n", e.Hits, strings.TrimSpace(load.Time(e.Saved)), strings.TrimSpace(load.Time(e.Cost)), e.Bytes, age, e.Target, printable(string(e.Arguments)))
 	}
 	return w.Flush()
+}
+
+// printable takes from callers' text what a terminal would obey.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '\uFFFD'
+		}
+		return r
+	}, s)
 }

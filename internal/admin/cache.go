@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -16,9 +15,10 @@ import (
 type Cache interface {
 	// Has tells whether a tool, resource or prompt of that name is served.
 	Has(target string) bool
-	// Purge makes void the results of tags, and of targets by name; PurgeAll makes all void, or says which were not.
-	Purge(tags, targets []string)
-	PurgeAll(ctx context.Context) error
+	// Purge makes void the results of tags, and of targets by name; PurgeAll makes all void. An error says that a level beyond
+	// the process has yet to be told.
+	Purge(tags, targets []string) error
+	PurgeAll() error
 	// Top gives the n results with the most hits.
 	Top(n int) []cache.Usage
 }
@@ -60,11 +60,7 @@ func addCache(mux *http.ServeMux, held func() Cache) {
 		case len(p.Tags)+len(p.Tools) > mostPurgeNames:
 			http.Error(w, fmt.Sprintf("more than %d names: say all", mostPurgeNames), http.StatusBadRequest)
 		case p.All:
-			if err := c.PurgeAll(r.Context()); err != nil {
-				http.Error(w, "the results in this process are void; the database of cache.l3 could not be emptied, try again: see the log", http.StatusServiceUnavailable)
-				return
-			}
-			w.WriteHeader(http.StatusNoContent)
+			purged(w, c.PurgeAll())
 		default:
 			for _, name := range p.Tools {
 				if !c.Has(name) {
@@ -72,8 +68,7 @@ func addCache(mux *http.ServeMux, held func() Cache) {
 					return
 				}
 			}
-			c.Purge(p.Tags, p.Tools)
-			w.WriteHeader(http.StatusNoContent)
+			purged(w, c.Purge(p.Tags, p.Tools))
 		}
 	})
 	mux.HandleFunc("GET /cache/top", func(w http.ResponseWriter, r *http.Request) {
@@ -94,4 +89,13 @@ func addCache(mux *http.ServeMux, held func() Cache) {
 		w.Header().Set("Cache-Control", "no-store")
 		_, _ = w.Write(append(body, '\n'))
 	})
+}
+
+func purged(w http.ResponseWriter, err error) {
+	if err != nil {
+		http.Error(w, "the results are void for this server; the database of cache.l3 does not answer and will be told as soon as it does: until then other servers may go on serving them",
+			http.StatusServiceUnavailable)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
 }

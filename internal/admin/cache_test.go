@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http/httptest"
@@ -19,9 +18,12 @@ type fakeCache struct {
 
 func (f *fakeCache) Has(target string) bool { return target == "known" }
 
-func (f *fakeCache) Purge(tags, targets []string) { f.told = append(f.told, fmt.Sprint(tags, targets)) }
+func (f *fakeCache) Purge(tags, targets []string) error {
+	f.told = append(f.told, fmt.Sprint(tags, targets))
+	return nil
+}
 
-func (f *fakeCache) PurgeAll(context.Context) error {
+func (f *fakeCache) PurgeAll() error {
 	f.told = append(f.told, "all")
 	if f.broken {
 		return errors.New("password=secret")

@@ -263,8 +263,11 @@ func (a *App) build(loaded *config.Loaded, keys *identity.Keyring) (*generation,
 // adopt shows g, which has just become current, in the metrics, and looks after its sources.
 func (a *App) adopt(g *generation) {
 	if g.isNew {
-		g.cache.Load(a.ctx, a.recall)
-		g.cache.Tend(a.recall, invoke)
+		recall := func(target string, version [16]byte, args []mcp.Value) *mcp.Call {
+			return a.recall(g.cache, target, version, args)
+		}
+		g.cache.Load(a.ctx, recall)
+		g.cache.Tend(recall, invoke)
 	}
 	a.metrics.SetCacheLevel("l1", g.cache.Size)
 	a.metrics.SetCacheLevel("l3", g.cache.DatabaseSize())
@@ -344,10 +347,12 @@ func (a *App) newCache(loaded *config.Loaded, l3 *source) (*cache.Cache, error) 
 
 // retire closes what only g used, when its last request has returned.
 func (a *App) retire(g *generation) {
-	if current := a.current.Load(); current == g || current.cache != g.cache {
-		g.cache.Close()
-	}
-	a.work.Go(func() {
+	current := a.current.Load()
+	last := current == g || current.cache != g.cache
+	a.work.Go(func() { // not here: this may be the cache's own work, which Close waits for
+		if last {
+			g.cache.Close()
+		}
 		for _, s := range g.sources {
 			a.sources.release(s)
 		}

@@ -229,10 +229,10 @@ func (a *App) held() admin.Cache {
 	return heldCache{g.cache, g}
 }
 
-// recall gives a call of the current generation that the cache makes by itself.
-func (a *App) recall(target string, version [16]byte, args []mcp.Value) *mcp.Call {
+// recall gives a call of the current generation that its cache makes by itself; nil for a cache that is another's by now.
+func (a *App) recall(held *cache.Cache, target string, version [16]byte, args []mcp.Value) *mcp.Call {
 	g := a.current.Load()
-	if g == nil {
+	if g == nil || g.cache != held {
 		return nil
 	}
 	call := g.Recall(target, version, args)

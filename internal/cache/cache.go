@@ -24,7 +24,8 @@ import (
 // Event is something that the cache did.
 type Event uint8
 
-// The events. The first five are what it did for a call of a cacheable target, one for each.
+// The events. The first five are what it did for a call of a cacheable target: one for each, but that a call whose work failed and
+// which got a stale result instead is counted as both.
 const (
 	Hit       Event = iota
 	Miss            // the call was first to ask, and its work was done
@@ -71,18 +72,14 @@ type Cache struct {
 	count   Counters
 	log     *slog.Logger
 
-	mu     sync.Mutex // guards later
-	later  map[*time.Timer]struct{}
-	closed bool
-
-	stop chan struct{}
-	work sync.WaitGroup
+	closing sync.Once
+	stop    chan struct{}
+	work    sync.WaitGroup
 }
 
 // New makes a cache of cfg, which has been validated.
 func New(cfg Config, deps Deps) (*Cache, error) {
-	c := &Cache{cfg: cfg, tags: deps.Tags, count: deps.L1, log: deps.Log, flights: flights{tags: deps.Tags, running: map[string]*flight{}},
-		later: map[*time.Timer]struct{}{}, stop: make(chan struct{})}
+	c := &Cache{cfg: cfg, tags: deps.Tags, count: deps.L1, log: deps.Log, flights: flights{tags: deps.Tags, running: map[string]*flight{}}, stop: make(chan struct{})}
 	var err error
 	if c.l1, err = newL1(cfg.L1, deps.Tags, c.gone); err != nil {
 		return nil, err
@@ -103,28 +100,19 @@ func (c *Cache) gone(e *Entry) {
 }
 
 // Close ends what runs in the background, and writes what waits for the third level. The cache goes on answering from the
-// first, for those that still hold it.
+// first, for those that still hold it. It is not for a goroutine of the cache's own work, for which it waits.
 func (c *Cache) Close() {
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
-		return
-	}
-	c.closed = true
-	for t := range c.later {
-		t.Stop()
-	}
-	clear(c.later)
-	c.mu.Unlock()
-	close(c.stop)
-	c.work.Wait()
-	c.l1.Close()
-	if c.l3 != nil {
-		for _, e := range c.l1.entries.All() {
-			c.tell(e)
+	c.closing.Do(func() {
+		close(c.stop)
+		c.work.Wait()
+		c.l1.Close()
+		if c.l3 != nil {
+			for _, e := range c.l1.entries.All() {
+				c.tell(e)
+			}
+			c.l3.close()
 		}
-		c.l3.close()
-	}
+	})
 }
 
 // Size gives the entries and the bytes that L1 holds.
@@ -211,9 +199,13 @@ func (c *Cache) read(ctx context.Context, call *mcp.Call, next mcp.Handler) (mcp
 	select {
 	case <-f.done:
 	case <-ctx.Done():
+		// A database that is slow or overloaded shows itself here: the caller's time is over before the flight's.
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) && c.mayServe(e) {
+			return c.serve(e, time.Now(), Stale), e.Err
+		}
 		return mcp.Result{}, context.Cause(ctx)
 	}
-	if now = time.Now(); isOutage(f.err) && e != nil && now.Sub(e.Born) < e.life+e.StaleError && c.tags.current(e.stamps) {
+	if now = time.Now(); isOutage(f.err) && c.mayServe(e) {
 		return c.serve(e, now, Stale), e.Err
 	}
 	r := f.result
@@ -224,17 +216,19 @@ func (c *Cache) read(ctx context.Context, call *mcp.Call, next mcp.Handler) (mcp
 	return r, f.err
 }
 
-// tagsOf gives all tags of a call's result: those of its policy, and its target.
+// mayServe tells whether an entry may be served where the work for a new one failed.
+func (c *Cache) mayServe(e *Entry) bool {
+	return e != nil && time.Since(e.Born) < e.life+e.StaleError && c.tags.current(e.stamps)
+}
+
+// tagsOf gives all tags of a call's result: those of its policy, its target, and the one that all have.
 func tagsOf(call *mcp.Call) []string {
-	tags := []string{targetTag(call.Target)}
+	tags := []string{everything, targetTag(call.Target)}
 	if call.Policy.Tags != nil {
 		tags = append(tags, call.Policy.Tags(call.Args)...)
 	}
 	return tags
 }
-
-// targetTag is the tag of all results of a target. No tag of a file begins with its first byte.
-func targetTag(target string) string { return "\x00target\x00" + target }
 
 // refresh fetches what takes the place of an entry, with nobody waiting for it.
 func (c *Cache) refresh(call *mcp.Call, e *Entry, next mcp.Handler) {
@@ -285,7 +279,9 @@ func (c *Cache) fly(f *flight, call *mcp.Call, seen *Entry, next mcp.Handler) {
 			return
 		}
 		c.l3.count.Count(Miss)
-		born = time.Now()
+		// Looking may have told of changes, and the work has not begun.
+		c.flights.restamp(f, tags)
+		busy, born = c.tags.busy(f.stamps), time.Now()
 	}
 	r, err := next(ctx, call)
 	f.result, f.err = r, err
@@ -293,7 +289,7 @@ func (c *Cache) fly(f *flight, call *mcp.Call, seen *Entry, next mcp.Handler) {
 	if err != nil && !missing || r.IsError || r.Input != nil {
 		return
 	}
-	e := entryOf(call, r, born)
+	e := entryOf(call, r, born, time.Since(born))
 	if e.stamps = f.stamps; missing || r.Rows == mcp.RowsNone {
 		e.TTL = min(e.TTL, call.Policy.Negative)
 	}
@@ -319,10 +315,10 @@ func isMissing(err error) bool {
 	return ok && protocol.Code == mcp.CodeResourceNotFound
 }
 
-// entryOf makes the entry of a result that is born now.
-func entryOf(call *mcp.Call, r mcp.Result, born time.Time) *Entry {
+// entryOf makes the entry of a result.
+func entryOf(call *mcp.Call, r mcp.Result, born time.Time, cost time.Duration) *Entry {
 	p := call.Policy
-	return &Entry{Result: r, Key: string(call.Key()), Target: call.Target, Args: call.KeyArgs(), Born: born, TTL: p.TTL, Cost: time.Since(born),
+	return &Entry{Result: r, Key: string(call.Key()), Target: call.Target, Args: call.KeyArgs(), Born: born, TTL: p.TTL, Cost: cost,
 		StaleRevalidate: p.StaleRevalidate, StaleError: p.StaleError}
 }
 
@@ -351,79 +347,62 @@ func (c *Cache) change(ctx context.Context, call *mcp.Call, next mcp.Handler) (m
 	}
 	c.count.Count(Changed)
 	w := c.tags.begin(tags)
-	c.changed(ctx, w.marks)
+	_ = c.changed(w.marks) // what is owed is paid before the level is read again
 	ended := false
 	defer func() {
 		if !ended { // it panicked: nobody knows how far it came
 			w.end()
-			c.changed(ctx, w.marks)
+			_ = c.changed(w.marks)
 		}
 	}()
 	born := time.Now()
 	r, err := next(ctx, call)
+	cost := time.Since(born)
 	alone := w.end()
 	ended = true
-	c.changed(ctx, w.marks)
+	_ = c.changed(w.marks)
 	if errors.Is(err, mcp.ErrUnknownFate) {
-		c.invalidateLater(call.Policy.Timeout, tags)
+		// The database may still commit what it has not answered.
+		time.AfterFunc(call.Policy.Timeout, func() { _ = c.invalidate(tags) })
 	}
 	if err == nil && alone && read != nil && r.Rows == mcp.RowsOne && !r.IsError && r.Input == nil {
-		e := entryOf(read, r, born)
+		e := entryOf(read, r, born, cost)
 		e.stamps = w.restamp(before)
-		if c.keep(e, e.Born, Put) {
+		if c.keep(e, e.Born, Put) && !c.tags.busy(e.stamps) {
 			c.keepLonger(e)
 		}
 	}
 	return r, err
 }
 
-// changed tells the levels that outlive the process of versions that were raised.
-func (c *Cache) changed(ctx context.Context, marks []stamp) {
-	if c.l3 != nil {
-		c.l3.changed(ctx, marks)
+// changed tells the levels that outlive the process of versions that were raised. The error is of one that could not be told yet.
+func (c *Cache) changed(marks []stamp) error {
+	if c.l3 == nil {
+		return nil
 	}
+	return c.l3.changed(marks)
 }
 
 // invalidate makes void the results of tags, in all levels.
-func (c *Cache) invalidate(tags []string) {
+func (c *Cache) invalidate(tags []string) error {
 	w := c.tags.begin(tags)
 	w.end()
-	c.changed(context.Background(), w.marks)
+	return c.changed(w.marks)
 }
 
-// invalidateLater makes results void once more: a database may still commit what it has not answered.
-func (c *Cache) invalidateLater(d time.Duration, tags []string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return
-	}
-	var t *time.Timer
-	t = time.AfterFunc(d, func() {
-		c.invalidate(tags)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.later, t)
-	})
-	c.later[t] = struct{}{}
-}
-
-// Purge makes void the results of tags, and of targets by name.
-func (c *Cache) Purge(tags, targets []string) {
+// Purge makes void the results of tags, and of targets by name. The error is of a level that could not be told yet: what it
+// holds is void for this process and, once it is told, for all.
+func (c *Cache) Purge(tags, targets []string) error {
 	c.count.Count(Purged)
 	all := slices.Clone(tags)
 	for _, t := range targets {
 		all = append(all, targetTag(t))
 	}
-	c.invalidate(all)
+	return c.invalidate(all)
 }
 
-// PurgeAll makes every result void. The error is of a level that could not be emptied.
-func (c *Cache) PurgeAll(ctx context.Context) error {
+// PurgeAll makes every result void. The error is as Purge's.
+func (c *Cache) PurgeAll() error {
 	c.count.Count(Purged)
-	c.tags.InvalidateAll()
-	if c.l3 == nil {
-		return nil
-	}
-	return c.l3.clear(ctx)
+	return c.invalidate([]string{everything})
 }

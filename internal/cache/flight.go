@@ -55,6 +55,13 @@ func (fs *flights) begin(f *flight, tags []string) {
 	f.stamps, f.begun = fs.tags.stamps(tags), true
 }
 
+// restamp notes the versions anew, before the flight's work begins.
+func (fs *flights) restamp(f *flight, tags []string) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f.stamps = fs.tags.stamps(tags)
+}
+
 // leave ends a flight. Who comes after it looks into the cache again, or flies anew.
 func (fs *flights) leave(f *flight) {
 	fs.mu.Lock()

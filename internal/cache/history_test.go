@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -68,105 +69,158 @@ var model = porcupine.Model{
 	},
 }
 
-// history lets some callers read and write a few rows through a cache, each step taking some time by chance, and gives what
-// they saw.
+// rowCount is how many rows a history is about.
+const rowCount = 2
+
+// rows is what a history's calls read and write, each step taking some time by chance.
+type rows struct {
+	mu     sync.Mutex // guards what follows
+	chance *rand.Rand
+	v      [rowCount]int64
+	out    []porcupine.Operation
+
+	pause        func(d int) // takes 0 to d of whatever time is there
+	clock, value atomic.Int64
+}
+
+func newRows(seed uint64, pause func(int)) *rows {
+	return &rows{chance: rand.New(rand.NewPCG(seed, 11)), pause: pause}
+}
+
+func (d *rows) wait(most int) {
+	d.mu.Lock()
+	n := d.chance.IntN(most)
+	d.mu.Unlock()
+	d.pause(n)
+}
+
+func result(v int64) mcp.Result {
+	return mcp.Result{Fields: strconv.AppendInt(nil, v, 10), Rows: mcp.RowsOne}
+}
+
+func (d *rows) read(_ context.Context, call *mcp.Call) (mcp.Result, error) {
+	d.wait(4)
+	d.mu.Lock()
+	v := d.v[call.Args[0].Int]
+	d.mu.Unlock()
+	d.wait(4)
+	return result(v), nil
+}
+
+func (d *rows) write(id, v int64) mcp.Handler {
+	return func(context.Context, *mcp.Call) (mcp.Result, error) {
+		d.wait(4)
+		d.mu.Lock()
+		d.v[id] = v
+		d.mu.Unlock()
+		d.wait(4)
+		return result(v), nil
+	}
+}
+
+// call lets callers read and write through a cache, and notes what they saw.
+func (d *rows) call(t *testing.T, c *Cache, seed uint64, callers, operations int, planted bug) {
+	read := c.Middleware(d.read)
+	reading := func(id int64) *mcp.Call {
+		return reading(id, func(p *mcp.Policy) {
+			if planted == untagged {
+				p.Tags = nil
+			}
+		})
+	}
+	write := func(id, v int64, through bool) {
+		call := writing(id, through)
+		if planted == onlyBefore {
+			_ = c.invalidate(tagOf(call.Args))
+			call.Policy.Changes = nil
+		}
+		born := time.Now()
+		r, err := c.Middleware(d.write(id, v))(context.Background(), call)
+		if err != nil {
+			t.Error(err)
+		}
+		if planted == alwaysBelief {
+			of := reading(id)
+			e := entryOf(of, r, born, 0)
+			e.stamps = c.tags.stamps(tagsOf(of))
+			c.l1.put(e, e.Born)
+		}
+	}
+	var wg sync.WaitGroup
+	for caller := range callers {
+		r := rand.New(rand.NewPCG(seed, uint64(caller)))
+		wg.Go(func() {
+			for range operations {
+				id := r.Int64N(rowCount)
+				o := porcupine.Operation{ClientId: caller, Input: operation{id: id}, Call: d.clock.Add(1)}
+				switch k := r.IntN(100); {
+				case k < 60:
+					answer, err := read(context.Background(), reading(id))
+					v, parse := strconv.ParseInt(string(answer.Fields), 10, 64)
+					if err != nil || parse != nil {
+						t.Error(err, parse)
+					}
+					o.Output = v
+				case k < 95:
+					v := d.value.Add(1)
+					o.Input = operation{write: true, id: id, value: v}
+					write(id, v, k%2 == 0)
+				default:
+					if err := c.Purge(tagOf([]mcp.Value{{Kind: mcp.KindInt, Int: id}}), nil); err != nil {
+						t.Error(err)
+					}
+					continue
+				}
+				o.Return = d.clock.Add(1)
+				d.mu.Lock()
+				d.out = append(d.out, o)
+				d.mu.Unlock()
+				d.pause(r.IntN(3))
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// history lets some callers read and write a few rows through a cache, in a time of its own, and gives what they saw.
 func history(t *testing.T, seed uint64, planted bug) (out []porcupine.Operation) {
 	synctest.Test(t, func(t *testing.T) {
-		const callers, operations, rows = 6, 20, 2
-		n := &counts{}
 		cfg := DefaultConfig()
 		cfg.L1.Size = 1 + int(seed%3) // some histories with evictions
-		c, err := New(cfg, Deps{Tags: NewTags(), L1: n})
+		c, err := New(cfg, Deps{Tags: NewTags(), L1: &counts{}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		var mu sync.Mutex // guards chance and db
-		chance := rand.New(rand.NewPCG(seed, 11))
-		db := [rows]int64{}
-		pause := func() {
-			mu.Lock()
-			d := time.Duration(chance.IntN(4))
-			mu.Unlock()
-			time.Sleep(d * time.Microsecond)
-		}
-		read := c.Middleware(func(_ context.Context, call *mcp.Call) (mcp.Result, error) {
-			pause()
-			mu.Lock()
-			v := db[call.Args[0].Int]
-			mu.Unlock()
-			pause()
-			return mcp.Result{Fields: strconv.AppendInt(nil, v, 10), Rows: mcp.RowsOne}, nil
-		})
-		reading := func(id int64) *mcp.Call {
-			return reading(id, func(p *mcp.Policy) {
-				if planted == untagged {
-					p.Tags = nil
-				}
-			})
-		}
-		write := func(id, v int64, through bool) {
-			work := func(context.Context, *mcp.Call) (mcp.Result, error) {
-				pause()
-				mu.Lock()
-				db[id] = v
-				mu.Unlock()
-				pause()
-				return mcp.Result{Fields: strconv.AppendInt(nil, v, 10), Rows: mcp.RowsOne}, nil
-			}
-			call := writing(id, through)
-			if planted == onlyBefore {
-				c.tags.Invalidate(tagOf(call.Args)...)
-				call.Policy.Changes = nil
-			}
-			born := time.Now()
-			r, err := c.Middleware(work)(context.Background(), call)
-			if err != nil {
-				t.Error(err)
-			}
-			if planted == alwaysBelief {
-				of := reading(id)
-				e := entryOf(of, r, born)
-				e.stamps = c.tags.stamps(tagsOf(of))
-				c.l1.put(e, e.Born)
-			}
-		}
-		var clock, value atomic.Int64
-		var wg sync.WaitGroup
-		for caller := range callers {
-			r := rand.New(rand.NewPCG(seed, uint64(caller)))
-			wg.Go(func() {
-				for range operations {
-					id := r.Int64N(rows)
-					o := porcupine.Operation{ClientId: caller, Input: operation{id: id}, Call: clock.Add(1)}
-					switch k := r.IntN(100); {
-					case k < 60:
-						answer, err := read(context.Background(), reading(id))
-						v, parse := strconv.ParseInt(string(answer.Fields), 10, 64)
-						if err != nil || parse != nil {
-							t.Error(err, parse)
-						}
-						o.Output = v
-					case k < 95:
-						v := value.Add(1)
-						o.Input = operation{write: true, id: id, value: v}
-						write(id, v, k%2 == 0)
-					default:
-						c.Purge(tagOf([]mcp.Value{{Kind: mcp.KindInt, Int: id}}), nil)
-						continue
-					}
-					o.Return = clock.Add(1)
-					mu.Lock()
-					out = append(out, o)
-					mu.Unlock()
-					time.Sleep(time.Duration(r.IntN(3)) * time.Microsecond)
-				}
-			})
-		}
-		wg.Wait()
+		d := newRows(seed, func(n int) { time.Sleep(time.Duration(n) * time.Microsecond) })
+		d.call(t, c, seed, 6, 20, planted)
 		synctest.Wait()
+		out = d.out
 	})
 	return out
+}
+
+// With a level in a database the same holds, and from one process to the next.
+func TestHistoriesOverRestarts(t *testing.T) {
+	onEach(t, func(t *testing.T, p *place) {
+		seed := rand.Uint64()
+		d := newRows(seed, func(n int) {
+			for range n * n {
+				runtime.Gosched()
+			}
+		})
+		for process := range uint64(8) {
+			c := start(t, p, func(c *Config) { c.L1.Size = 1 + int(process%2) })
+			d.call(t, c.Cache, seed+process, 4, 10, noBug)
+			c.Close()
+			if c.n3.of(Failed) != 0 {
+				t.Errorf("%d statements failed", c.n3.of(Failed))
+			}
+		}
+		if !porcupine.CheckOperations(model, d.out) {
+			t.Fatalf("seed %d gives a history that no database gives: %s", seed, describeHistory(d.out))
+		}
+	})
 }
 
 // With the stale modes off, callers of one node see what a single copy of the rows could have shown them.

@@ -38,21 +38,26 @@ type L3 struct {
 	log   *slog.Logger
 	count Counters
 
-	create                                                         []sqldb.Query
-	get, put, raise, hits, versions, hottest, halve, expired, cold sqldb.Query
-	size, all                                                      sqldb.Query
+	create                                                               []sqldb.Query
+	get, put, raise, hits, versions, hottest, halve, expired, cold, size sqldb.Query
 
-	queue chan *Entry
+	queue  chan *Entry
+	queued atomic.Int64 // bytes in it
+	taken  atomic.Int64 // entries that were queued, ever
+
 	hitMu sync.Mutex       // guards asked
-	asked map[string]int64 // hits by key that are to be written
+	asked map[string]int64 // hits by the hash of a key, that are to be written
 
 	entries, bytes atomic.Int64
 
-	open   atomic.Bool       // the tables are there, the versions known, and none is owed
-	failed atomic.Bool       // the last statement did; told once
-	paying sync.Mutex        // one at a time pays, or opens the level
-	mu     sync.Mutex        // guards owed, and that open is set only while it is empty
-	owed   map[uint32]uint64 // versions that the database does not know yet
+	open   atomic.Bool   // the tables are there, the versions known, and none is owed
+	failed atomic.Bool   // the last statement did; told once
+	away   atomic.Int64  // until when nothing is looked for, in nanoseconds since 1970
+	paying chan struct{} // holds something while somebody pays, or opens the level
+
+	mu    sync.Mutex        // guards owed and known, and that open is set only while nothing is owed
+	owed  map[uint32]uint64 // versions that the database does not know yet
+	known []uint64          // versions that it does
 
 	stop chan struct{}
 	done sync.WaitGroup
@@ -61,19 +66,23 @@ type L3 struct {
 // Bounds of L3.
 const (
 	l3Queue  = 1000            // entries that wait to be written
+	l3Waits  = 64 << 20        // of them, in bytes
 	l3Batch  = 100             // of them in one statement
 	l3Bytes  = 4 << 20         // of them, in bytes
 	l3Entry  = 1 << 20         // the largest entry
 	l3Time   = 2 * time.Second // for a statement behind the answers
 	l3Get    = 250 * time.Millisecond
 	l3Linger = 50 * time.Millisecond // how long an entry may wait for others
+	l3Away   = 2 * time.Second       // how long nothing is looked for after a look that failed
+	l3Sweep  = 1000                  // expired entries that one statement removes
 )
 
-// errClosed is the answer of a level that is not open.
-var errClosed = errors.New("the level is closed")
+// errOwed says that the database of the level does not know yet what was made void.
+var errOwed = errors.New("the database of cache.l3 could not be told; it is closed until it is, which is tried again and again")
 
 func newL3(cfg L3Config, every time.Duration, db Database, tags *Tags, count Counters, log *slog.Logger) (*L3, error) {
-	l := &L3{cfg: cfg, tags: tags, log: log, count: count, queue: make(chan *Entry, l3Queue), asked: map[string]int64{}, owed: map[uint32]uint64{}, stop: make(chan struct{})}
+	l := &L3{cfg: cfg, tags: tags, log: log, count: count, queue: make(chan *Entry, l3Queue), asked: map[string]int64{}, owed: map[uint32]uint64{},
+		known: make([]uint64, stripes), paying: make(chan struct{}, 1), stop: make(chan struct{})}
 	s := statements[db.Dialect]
 	text := func(names ...string) (out []sqldb.Param) {
 		for _, n := range names {
@@ -93,7 +102,7 @@ func newL3(cfg L3Config, every time.Duration, db Database, tags *Tags, count Cou
 		}
 		return q
 	}
-	l.create = []sqldb.Query{compile(createEntries, sqldb.ReadWrite), compile(createTags, sqldb.ReadWrite)}
+	l.create = []sqldb.Query{compile(createEntries, sqldb.ReadWrite), compile(createIndex, sqldb.ReadWrite), compile(createTags, sqldb.ReadWrite)}
 	l.get = compile(s.get, sqldb.ReadOnly, "stripes", "key", "now")
 	l.put = compile(s.put, sqldb.ReadWrite, "entries")
 	l.raise = compile(s.raise, sqldb.ReadWrite, "marks")
@@ -101,10 +110,9 @@ func newL3(cfg L3Config, every time.Duration, db Database, tags *Tags, count Cou
 	l.versions = compile(selectVersions, sqldb.ReadOnly)
 	l.hottest = compile(selectHottest, sqldb.ReadOnly, "now", "most")
 	l.halve = compile(halveHits, sqldb.ReadWrite)
-	l.expired = compile(deleteExpired, sqldb.ReadWrite, "now")
+	l.expired = compile(deleteExpired, sqldb.ReadWrite, "now", "most")
 	l.cold = compile(deleteCold, sqldb.ReadWrite, "most")
 	l.size = compile(selectSize, sqldb.ReadOnly)
-	l.all = compile(deleteAll, sqldb.ReadWrite)
 	if fault != nil {
 		return nil, fault
 	}
@@ -150,11 +158,25 @@ func (l *L3) run(ctx context.Context, q sqldb.Query, d time.Duration, args ...an
 	return out, err
 }
 
-// begin makes the tables, and learns the versions that were left. It is done when it is done once, and after each payment
-// that failed.
+// lock waits for the turn to pay, but no longer than ctx.
+func (l *L3) lock(ctx context.Context) error {
+	select {
+	case l.paying <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (l *L3) unlock() { <-l.paying }
+
+// begin makes the tables, learns the versions that were left, and tells the database of those that it does not know. It is done
+// when it is done once, and after each payment that failed.
 func (l *L3) begin(ctx context.Context) error {
-	l.paying.Lock()
-	defer l.paying.Unlock()
+	if err := l.lock(ctx); err != nil {
+		return err
+	}
+	defer l.unlock()
 	if l.open.Load() {
 		return nil
 	}
@@ -170,6 +192,7 @@ func (l *L3) begin(ctx context.Context) error {
 	if err := l.adopt(out); err != nil {
 		return err
 	}
+	l.reconcile()
 	for {
 		if err := l.pay(ctx); err != nil {
 			return err
@@ -182,6 +205,18 @@ func (l *L3) begin(ctx context.Context) error {
 		l.mu.Unlock()
 		if paid {
 			return nil
+		}
+	}
+}
+
+// reconcile owes the database every version of this process that it does not know: one raised before the level was there, or by a
+// cache that is closed by now.
+func (l *L3) reconcile() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for s := range l.known {
+		if v := l.tags.versions[s].Load(); v > l.known[s] {
+			l.owed[uint32(s)] = max(l.owed[uint32(s)], v)
 		}
 	}
 }
@@ -205,16 +240,22 @@ func (l *L3) adopt(out []byte) error {
 func (l *L3) learn(stripe, version string) error {
 	s, err := strconv.ParseUint(stripe, 10, 32)
 	v, err2 := strconv.ParseUint(version, 10, 63)
-	if err = errors.Join(err, err2); err != nil || s >= stripes {
+	if err = errors.Join(err, err2); err == nil && s >= stripes {
+		err = fmt.Errorf("there are %d", stripes)
+	}
+	if err != nil {
 		return fmt.Errorf("cache.l3 holds the version %q of the tag %q: %w", clipText(version), clipText(stripe), err)
 	}
+	l.mu.Lock()
+	l.known[s] = max(l.known[s], v)
+	l.mu.Unlock()
 	l.tags.learn(uint32(s), v)
 	return nil
 }
 
 func clipText(s string) string { return s[:min(len(s), 40)] }
 
-// pay raises the versions that the database is owed. l.paying is held.
+// pay raises the versions that the database is owed. Whoever calls it has the turn.
 func (l *L3) pay(ctx context.Context) error {
 	l.mu.Lock()
 	marks := make([][2]uint64, 0, len(l.owed))
@@ -244,9 +285,9 @@ func (l *L3) pay(ctx context.Context) error {
 	return l.adopt(out)
 }
 
-// changed raises versions in the database. It waits for that, but no longer than for a statement; what cannot be raised now is
-// owed, and until it is paid the level is closed. Writes that come together pay together.
-func (l *L3) changed(ctx context.Context, marks []stamp) {
+// changed raises versions in the database. It waits for that, but no longer than a statement should take; what is not raised by
+// then is owed, and until it is paid the level is closed. Writes that come together pay together.
+func (l *L3) changed(marks []stamp) error {
 	l.mu.Lock()
 	for _, m := range marks {
 		l.owed[m.stripe] = max(l.owed[m.stripe], m.version)
@@ -254,25 +295,28 @@ func (l *L3) changed(ctx context.Context, marks []stamp) {
 	open := l.open.Load()
 	l.mu.Unlock()
 	if !open {
-		return // begin pays
+		return errOwed // begin pays
 	}
-	l.paying.Lock()
-	defer l.paying.Unlock()
-	if !l.open.Load() {
-		return
+	ctx, cancel := context.WithTimeout(context.Background(), l3Time)
+	paid := make(chan bool, 1)
+	go func() { // ends with its statement, which the database may drag out beyond its time
+		defer cancel()
+		if l.lock(ctx) != nil {
+			paid <- false
+			return
+		}
+		defer l.unlock()
+		paid <- l.open.Load() && l.pay(ctx) == nil
+	}()
+	select {
+	case ok := <-paid:
+		if ok {
+			return nil
+		}
+	case <-ctx.Done():
 	}
-	if l.pay(context.WithoutCancel(ctx)) != nil {
-		l.open.Store(false)
-	}
-}
-
-// clear removes every entry.
-func (l *L3) clear(ctx context.Context) error {
-	if !l.open.Load() {
-		return errClosed
-	}
-	_, err := l.run(ctx, l.all, 30*time.Second)
-	return err
+	l.open.Store(false)
+	return errOwed
 }
 
 // stored is an entry as the database has it.
@@ -284,7 +328,7 @@ type stored struct {
 	Meta   string      `json:"m,omitempty"`
 	Hints  *[2]int64   `json:"h,omitempty"` // milliseconds, scope
 	Rows   mcp.Rows    `json:"r,omitempty"`
-	Born   int64       `json:"b"` // milliseconds since 1970
+	Born   int64       `json:"b"` // nanoseconds since 1970
 	TTL    int64       `json:"l"` // milliseconds
 	Cost   int64       `json:"c"` // microseconds
 	Stale  [2]int64    `json:"x"` // milliseconds while revalidating, if error
@@ -299,7 +343,7 @@ func l3Key(key []byte) string {
 func (e *Entry) stored() *stored {
 	r := &e.Result
 	s := &stored{Key: []byte(e.Key), Target: e.Target, Args: e.Args, Fields: string(r.Fields), Meta: string(r.Meta), Rows: r.Rows,
-		Born: e.Born.UnixMilli(), TTL: e.TTL.Milliseconds(), Cost: e.Cost.Microseconds(), Stale: [2]int64{e.StaleRevalidate.Milliseconds(), e.StaleError.Milliseconds()}}
+		Born: e.Born.UnixNano(), TTL: e.TTL.Milliseconds(), Cost: e.Cost.Microseconds(), Stale: [2]int64{e.StaleRevalidate.Milliseconds(), e.StaleError.Milliseconds()}}
 	if r.Hints != nil {
 		s.Hints = &[2]int64{r.Hints.TTL.Milliseconds(), int64(r.Hints.Scope)}
 	}
@@ -312,7 +356,7 @@ func (e *Entry) stored() *stored {
 func (s *stored) entry() *Entry {
 	const ms = time.Millisecond
 	e := &Entry{Result: mcp.Result{Fields: []byte(s.Fields), Rows: s.Rows}, Key: string(s.Key), Target: s.Target, Args: s.Args,
-		Born: time.UnixMilli(s.Born), TTL: time.Duration(s.TTL) * ms, Cost: time.Duration(s.Cost) * time.Microsecond,
+		Born: time.Unix(0, s.Born), TTL: time.Duration(s.TTL) * ms, Cost: time.Duration(s.Cost) * time.Microsecond,
 		StaleRevalidate: time.Duration(s.Stale[0]) * ms, StaleError: time.Duration(s.Stale[1]) * ms}
 	if s.Meta != "" {
 		e.Result.Meta = []byte(s.Meta)
@@ -328,7 +372,7 @@ func (s *stored) entry() *Entry {
 
 // find gives the fresh entry of a key; nil where there is none. tags are the call's.
 func (l *L3) find(ctx context.Context, key []byte, tags []string) *Entry {
-	if !l.open.Load() {
+	if time.Now().UnixNano() < l.away.Load() || !l.open.Load() {
 		return nil
 	}
 	asked := make([]string, len(tags))
@@ -338,6 +382,7 @@ func (l *L3) find(ctx context.Context, key []byte, tags []string) *Entry {
 	now := time.Now()
 	out, err := l.run(ctx, l.get, l3Get, "["+strings.Join(asked, ",")+"]", l3Key(key), now.UnixMilli())
 	if err != nil {
+		l.away.Store(time.Now().Add(l3Away).UnixNano())
 		return nil
 	}
 	var got struct {
@@ -384,22 +429,31 @@ func (l *L3) read(text string, now time.Time) *Entry {
 
 // keep queues an entry to be written.
 func (l *L3) keep(e *Entry) {
-	if e.Err != nil || len(e.Result.Fields) > l3Entry {
+	n := int64(e.Bytes())
+	if e.Err != nil || n > l3Entry {
+		return
+	}
+	if l.queued.Add(n) > l3Waits {
+		l.queued.Add(-n)
+		l.count.Count(Dropped)
 		return
 	}
 	select {
 	case l.queue <- e:
+		l.taken.Add(1)
 	default:
+		l.queued.Add(-n)
 		l.count.Count(Dropped)
 	}
 }
 
 // hit notes that an entry was asked for.
 func (l *L3) hit(key string, n int64) {
+	hash := l3Key([]byte(key))
 	l.hitMu.Lock()
 	defer l.hitMu.Unlock()
-	if len(l.asked) < 10*l3Queue {
-		l.asked[key] += n
+	if _, ok := l.asked[hash]; ok || len(l.asked) < 10*l3Queue {
+		l.asked[hash] += n
 	}
 }
 
@@ -442,6 +496,9 @@ func (l *L3) gather(first *Entry) []*Entry {
 }
 
 func (l *L3) writeBatch(batch []*Entry) {
+	for _, e := range batch {
+		l.queued.Add(-int64(e.Bytes()))
+	}
 	if !l.open.Load() {
 		return
 	}
@@ -488,6 +545,8 @@ func (l *L3) writeBatch(batch []*Entry) {
 // tend opens the level, again and again where that fails, and from time to time removes what has expired or is too much.
 func (l *L3) tend(every time.Duration) {
 	const again = time.Second
+	ctx := context.Background()
+	swept, told, first := time.Time{}, false, true
 	t := time.NewTimer(0)
 	defer t.Stop()
 	for {
@@ -496,22 +555,40 @@ func (l *L3) tend(every time.Duration) {
 		case <-l.stop:
 			return
 		}
-		ctx, cancel := context.WithCancel(context.Background())
-		if l.begin(ctx) == nil {
-			l.sweep(ctx)
-			t.Reset(every)
-		} else {
-			t.Reset(again)
+		err := l.begin(ctx)
+		if err != nil && !told {
+			l.log.Warn("cache.l3 cannot be opened yet", "error", err)
 		}
-		cancel()
+		told = err != nil
+		if err == nil && time.Since(swept) >= every {
+			l.sweep(ctx)
+			if swept = time.Now(); first { // what was hot long ago fades
+				first = false
+				_, _ = l.run(ctx, l.halve, l3Time) // counts, and no more than that
+			}
+		}
+		t.Reset(min(again, every))
 	}
 }
 
 // sweep removes what has expired and what is beyond the bound, and looks how much there is.
 func (l *L3) sweep(ctx context.Context) {
 	l.countHits()
-	if _, err := l.run(ctx, l.expired, l3Time, time.Now().UnixMilli()); err != nil {
-		return
+	l.reconcile()
+	l.mu.Lock()
+	owes := len(l.owed) > 0
+	l.mu.Unlock()
+	if owes && l.changed(nil) != nil {
+		return // the level is closed until that is paid
+	}
+	for range 1000 {
+		out, err := l.run(ctx, l.expired, l3Time, time.Now().UnixMilli(), int64(l3Sweep))
+		var got struct {
+			Rows int `json:"rows_affected"`
+		}
+		if err != nil || json.Unmarshal(out, &got) != nil || got.Rows < l3Sweep {
+			break
+		}
 	}
 	out, err := l.run(ctx, l.size, l3Time)
 	var got struct {
@@ -539,8 +616,8 @@ func (l *L3) countHits() {
 		return
 	}
 	list := make([][2]any, 0, len(asked))
-	for key, n := range asked {
-		list = append(list, [2]any{l3Key([]byte(key)), n})
+	for hash, n := range asked {
+		list = append(list, [2]any{hash, n})
 	}
 	slices.SortFunc(list, func(a, b [2]any) int { return strings.Compare(a[0].(string), b[0].(string)) })
 	text, err := json.Marshal(list)
@@ -550,13 +627,13 @@ func (l *L3) countHits() {
 	_, _ = l.run(context.Background(), l.hits, l3Time, string(text)) // counts, and no more than that
 }
 
-// load gives the n entries that were most asked for and are fresh, and halves the counts: what was hot long ago fades.
-func (l *L3) load(ctx context.Context, n int, d time.Duration) ([]*Entry, error) {
+// load gives the n entries that were most asked for and are fresh.
+func (l *L3) load(ctx context.Context, n int) ([]*Entry, error) {
 	if err := l.begin(ctx); err != nil {
 		return nil, err
 	}
 	now := time.Now()
-	out, err := l.run(ctx, l.hottest, d, now.UnixMilli(), int64(n))
+	out, err := l.run(ctx, l.hottest, warmLimit, now.UnixMilli(), int64(n))
 	if err != nil {
 		return nil, err
 	}
@@ -570,6 +647,5 @@ func (l *L3) load(ctx context.Context, n int, d time.Duration) ([]*Entry, error)
 			entries = append(entries, e)
 		}
 	}
-	_, err = l.run(ctx, l.halve, l3Time)
-	return entries, err
+	return entries, nil
 }

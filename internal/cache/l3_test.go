@@ -111,12 +111,18 @@ type process struct {
 
 func start(t *testing.T, p *place, change ...func(*Config)) *process {
 	t.Helper()
+	return startOf(t, p, NewTags(), change...)
+}
+
+// startOf starts a cache in a process that has raised some versions already.
+func startOf(t *testing.T, p *place, tags *Tags, change ...func(*Config)) *process {
+	t.Helper()
 	cfg := DefaultConfig()
 	for _, f := range change {
 		f(&cfg)
 	}
 	out := &process{n1: &counts{}, n3: &counts{}}
-	c, err := New(cfg, Deps{Tags: NewTags(), L1: out.n1, L3: out.n3, Database: &Database{p.dialect, p.source.Compile}, Log: slog.New(slog.DiscardHandler)})
+	c, err := New(cfg, Deps{Tags: tags, L1: out.n1, L3: out.n3, Database: &Database{p.dialect, p.source.Compile}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,9 +210,11 @@ func TestL3KeepsNothingThatAWriteMadeVoid(t *testing.T) {
 		a.Close()
 		level(t, start(t, p).Middleware(db.read), reading(1), mcp.CacheHit, 3, "12") // the row that the write returned
 		c := start(t, p)
-		c.Purge([]string{"row:1"}, nil)
+		if err := c.Purge([]string{"row:1"}, nil); err != nil {
+			t.Error(err)
+		}
 		level(t, start(t, p).Middleware(db.read), reading(1), mcp.CacheMiss, 0, "12")
-		if err := c.PurgeAll(t.Context()); err != nil {
+		if err := c.PurgeAll(); err != nil {
 			t.Error(err)
 		}
 		level(t, start(t, p).Middleware(db.read), reading(2), mcp.CacheMiss, 0, "20")
@@ -231,7 +239,7 @@ func TestL3AfterADeathInTheMiddleOfAWrite(t *testing.T) {
 			return r, err
 		})
 		a.Close()
-		if a.n3.of(Filled) != 0 {
+		if a.l3.taken.Load() != 0 {
 			t.Error("what was read in the middle of a write was kept for longer than the process")
 		}
 	})
@@ -244,13 +252,13 @@ func TestL3OfTwoProcesses(t *testing.T) {
 		a, b := start(t, p), start(t, p)
 		do(t, a.Cache, writing(1, false), db.write(1, 11))
 		// b has not heard of the write: what it fills carries the old version.
-		old := entryOf(reading(1), mcp.Result{Fields: []byte("10"), Rows: mcp.RowsOne}, time.Now())
+		old := entryOf(reading(1), mcp.Result{Fields: []byte("10"), Rows: mcp.RowsOne}, time.Now(), 0)
 		old.stamps = b.tags.stamps(tagsOf(reading(1)))
 		b.l3.writeBatch([]*Entry{old})
 		level(t, start(t, p).Middleware(db.read), reading(1), mcp.CacheMiss, 0, "11")
-		// Looking for it tells b; what it read with that look still carries the old version.
+		// Looking for it tells b.
 		level(t, b.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "11")
-		level(t, b.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "11")
+		level(t, b.Middleware(db.read), reading(1), mcp.CacheHit, 1, "11")
 		b.Close()
 		level(t, start(t, p).Middleware(db.read), reading(1), mcp.CacheHit, 3, "11")
 	})
@@ -365,8 +373,8 @@ func TestL3WithoutItsDatabase(t *testing.T) {
 	if c.l3.open.Load() || l3.of(Failed) == 0 {
 		t.Error("what the database does not know must close it")
 	}
-	if err := c.PurgeAll(t.Context()); err == nil {
-		t.Error("what could not be emptied was not told")
+	if err := c.PurgeAll(); err == nil {
+		t.Error("that the database could not be told was not told")
 	}
 	down.Store(false)
 	if err := c.l3.begin(t.Context()); err != nil || !c.l3.open.Load() {
@@ -374,6 +382,95 @@ func TestL3WithoutItsDatabase(t *testing.T) {
 	}
 	level(t, start(t, p).Middleware(db.read), reading(1), mcp.CacheMiss, 0, "11")
 }
+
+// Versions that were raised while there was no such level, or by a cache that is gone, are the database's too before it is read.
+func TestL3LearnsWhatWasRaisedWithoutIt(t *testing.T) {
+	onEach(t, func(t *testing.T, p *place) {
+		db := &table{rows: map[int64]int64{1: 10}}
+		a := start(t, p)
+		level(t, a.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "10")
+		a.Close()
+		// A process whose cache has no such level writes; then, by a reload, it has one.
+		without, _ := newCache(t)
+		do(t, without, writing(1, false), db.write(1, 11))
+		with := startOf(t, p, without.tags)
+		level(t, with.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "11")
+		with.Close()
+		// The next process knows nothing but what the database says.
+		level(t, start(t, p).Middleware(db.read), reading(1), mcp.CacheHit, 3, "11")
+		// A write that goes through a cache that is closed is found at the next look around.
+		with = startOf(t, p, without.tags)
+		do(t, without, writing(1, false), db.write(1, 12))
+		with.l3.sweep(t.Context())
+		level(t, start(t, p).Middleware(db.read), reading(1), mcp.CacheMiss, 0, "12")
+	})
+}
+
+// An entry that is stale here and fresh there takes its own place again.
+func TestL3RenewsWhatIsStaleInL1(t *testing.T) {
+	onEach(t, func(t *testing.T, p *place) {
+		db := &table{rows: map[int64]int64{1: 10}}
+		a := start(t, p)
+		h := a.Middleware(db.read)
+		read := func() *mcp.Call { return reading(1, func(p *mcp.Policy) { p.StaleError = time.Hour }) }
+		level(t, h, read(), mcp.CacheMiss, 0, "10")
+		e := a.Cache.l1.get(read().Key(), time.Now())
+		a.l3.writeBatch([]*Entry{e})
+		e.life = 1 // its time in this level is over
+		level(t, h, read(), mcp.CacheHit, 3, "10")
+		level(t, h, read(), mcp.CacheHit, 1, "10")
+	})
+}
+
+// A database that hangs holds up a write for no longer than a statement may take.
+func TestL3ThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var hanging atomic.Bool
+		goOn := make(chan struct{})
+		db := Database{SQLite, func(spec sqldb.Spec) (sqldb.Query, error) { return &hung{&hanging, goOn}, nil }}
+		c, err := New(DefaultConfig(), Deps{Tags: NewTags(), L1: &counts{}, L3: &counts{}, Database: &db, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.l3.begin(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		hanging.Store(true)
+		began := time.Now()
+		rows := &table{}
+		do(t, c, writing(1, false), rows.write(1, 11))
+		if took := time.Since(began); took > 2*l3Time {
+			t.Errorf("the write took %s", took)
+		}
+		if c.l3.open.Load() {
+			t.Error("what the database was not told must close it")
+		}
+		hanging.Store(false)
+		close(goOn)
+		time.Sleep(2 * time.Second)
+		if !c.l3.open.Load() {
+			t.Error("it answers again, and is closed")
+		}
+		c.Close()
+	})
+}
+
+// hung is a query that takes until it is let go on.
+type hung struct {
+	hanging *atomic.Bool
+	goOn    chan struct{}
+}
+
+func (h *hung) Run(_ context.Context, dst []byte, _ *sqldb.Execution) ([]byte, sqldb.Outcome, error) {
+	if h.hanging.Load() {
+		<-h.goOn
+	}
+	return append(dst, `{"rows":[]}`...), sqldb.Outcome{}, nil
+}
+
+func (h *hung) Describe(context.Context) ([]sqldb.Column, error) { return nil, nil }
 
 // faulty is a query whose database is away for a while.
 type faulty struct {

@@ -1,13 +1,27 @@
 package cache
 
 import (
+	"strings"
 	"sync/atomic"
 
 	"github.com/zeebo/xxh3"
 )
 
-// stripes is how many versions all tags share.
-const stripes = 1 << 16
+// Tags of a file and of rows share so many versions; what whole targets rest on, and all results, have others beside them, or a
+// write to one row would now and then make everything void.
+const (
+	tagStripes    = 1 << 16
+	targetStripes = 1 << 10
+	stripes       = tagStripes + targetStripes
+)
+
+// everything is the tag of all results. No tag as a file has it begins with its first byte, or that of targetTag.
+const everything = "\x00"
+
+const targetPrefix = "\x00target\x00"
+
+// targetTag is the tag of all results of a target.
+func targetTag(target string) string { return targetPrefix + target }
 
 // Tags is what makes an invalidation certain. Each tag has a version; what changes what a tag stands for raises it, before
 // the change and after it. A result carries the versions of its tags from before the work that made it began, and is served
@@ -33,7 +47,16 @@ type stamp struct {
 }
 
 // stripe gives the version that a tag has. It is the same in every process, since a level that outlives one keeps it.
-func (t *Tags) stripe(tag string) uint32 { return uint32(xxh3.HashString(tag) % stripes) }
+func (t *Tags) stripe(tag string) uint32 {
+	switch hash := xxh3.HashString(tag); {
+	case tag == everything:
+		return tagStripes
+	case strings.HasPrefix(tag, targetPrefix):
+		return tagStripes + 1 + uint32(hash%(targetStripes-1))
+	default:
+		return uint32(hash % tagStripes)
+	}
+}
 
 // learn takes over a version that another process, or this one in another life, has raised a stripe to.
 func (t *Tags) learn(stripe uint32, version uint64) {
@@ -73,20 +96,6 @@ func (t *Tags) current(stamps []stamp) bool {
 		}
 	}
 	return true
-}
-
-// Invalidate makes every result of the tags void.
-func (t *Tags) Invalidate(tags ...string) {
-	for _, tag := range tags {
-		t.versions[t.stripe(tag)].Add(1)
-	}
-}
-
-// InvalidateAll makes every result void.
-func (t *Tags) InvalidateAll() {
-	for i := range t.versions {
-		t.versions[i].Add(1)
-	}
 }
 
 // change is a write under way to what some tags stand for.

@@ -17,15 +17,19 @@ func (c *Cache) Load(ctx context.Context, recall Recall) {
 		return
 	}
 	began := time.Now()
-	entries, err := c.l3.load(ctx, c.cfg.Warmup.InitialLoad, warmLimit)
+	ctx, cancel := context.WithTimeout(ctx, warmLimit)
+	defer cancel()
+	entries, err := c.l3.load(ctx, c.cfg.Warmup.InitialLoad)
 	if err != nil {
 		c.log.Warn("the cache starts cold: what cache.l3 holds could not be read", "error", err)
+		return
 	}
 	now, loaded := time.Now(), 0
 	for _, e := range entries {
 		if e.call(recall) != nil { // else its tool has changed, and nobody asks for it any more
-			c.keep(e, now, Warmed)
-			loaded++
+			if c.keep(e, now, Warmed) {
+				loaded++
+			}
 		}
 	}
 	c.log.Info("the cache was loaded", "entries", loaded, "seconds", time.Since(began).Seconds())
@@ -63,6 +67,11 @@ const mostRefreshes = 1000
 func (c *Cache) tend(every time.Duration, recall Recall, next mcp.Handler) {
 	now, fetched := time.Now(), 0
 	for _, e := range c.l1.entries.All() {
+		select {
+		case <-c.stop:
+			return
+		default:
+		}
 		asked := c.tell(e)
 		left := e.life - now.Sub(e.Born)
 		if asked < int64(c.cfg.Warmup.PriorityThreshold) || left > every || left <= 0 || e.Err != nil || fetched == mostRefreshes || !c.tags.current(e.stamps) {

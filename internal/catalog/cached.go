@@ -116,7 +116,7 @@ func (b *builder) changes(t *tool, tools map[string]*tool) {
 // writeThrough says which read a write's own result is the result of.
 type writeThrough struct {
 	write, read *tool
-	from        []int // for each parameter of the read the write's that holds its value; -1 for its default
+	from        []int // for each parameter of the read the write's that holds its value
 }
 
 // writes compiles `writes:` of a tool; nil where there is none, or a faulty one.
@@ -145,20 +145,17 @@ func (b *builder) writes(t *tool, tools map[string]*tool) *writeThrough {
 		name, given := t.Writes.With[p.Name]
 		at := slices.IndexFunc(t.table.params, func(own parameter) bool { return own.Name == name })
 		switch {
-		case !given && p.Required:
-			b.fault(path+".with", fmt.Sprintf("says nothing of %q, which tool %q needs", p.Name, read.Name), "name the parameter of this tool that holds its value")
+		case !given:
+			b.fault(path+".with", fmt.Sprintf("says nothing of %q: results of tool %q for its other values would stay", p.Name, read.Name),
+				"name the parameter of this tool that holds its value, or use tags and invalidates instead")
 		case given && at < 0:
 			b.fault(conf.Key(path+".with", p.Name), fmt.Sprintf("the tool has no parameter %q", name), "name one of its parameters")
 		case given && (t.table.params[at].Type != p.Type || p.Type == "array" || p.Type == "object"):
 			b.fault(conf.Key(path+".with", p.Name), fmt.Sprintf("is of type %s there and %s here", p.Type, t.table.params[at].Type),
 				"name one of the same type, which is a string, number or boolean")
 		}
-		if !given {
-			at = -1
-		}
 		w.from = append(w.from, at)
 	}
-	read.written = true
 	return w
 }
 
@@ -166,9 +163,7 @@ func (b *builder) writes(t *tool, tools map[string]*tool) *writeThrough {
 func (w *writeThrough) args(write []mcp.Value) []mcp.Value {
 	out := make([]mcp.Value, len(w.from))
 	for i, at := range w.from {
-		if at >= 0 {
-			out[i] = write[at]
-		}
+		out[i] = write[at]
 		if p := &w.read.table.params[i]; out[i].Kind == mcp.KindNull && p.hasDef {
 			out[i] = p.def
 		}

@@ -48,10 +48,16 @@ func TestTags(t *testing.T) {
 	for arguments, want := range map[string][]string{
 		`{"id":7,"a":"x/y"}`: {"n:7", "all", "a:x/y/7"}, `{"id":-3}`: {"n:-3", "all", "a:/-3"}, `{}`: {"n:", "all", "a:/"},
 	} {
+		want = append(want, "row")
 		call := resolved(t, c, mcp.Anonymous, `{"name":"read","arguments":`+arguments+`}`)
-		if got := call.Policy.Tags(call.Args); !slices.Equal(got, want) || call.Policy.Changes != nil {
+		got := call.Policy.Tags(call.Args)
+		if got[len(got)-1] = "row"; !slices.Equal(got, want) || call.Policy.Changes != nil {
 			t.Errorf("%s gives %q, want %q", arguments, got, want)
 		}
+	}
+	zero := resolved(t, c, mcp.Anonymous, `{"name":"write","arguments":{"id":-0.0,"a":""}}`)
+	if got := zero.Policy.Changes.Tags(zero.Args); got[0] != "n:0" {
+		t.Errorf("-0 gives %q", got)
 	}
 	call := resolved(t, c, mcp.Anonymous, `{"name":"write","arguments":{"id":7.0,"a":"x/y"}}`)
 	if got := call.Policy.Changes.Tags(call.Args); !slices.Equal(got, []string{"n:7", "a:x/y/7"}) || call.Policy.Changes.Put != nil {
@@ -61,10 +67,8 @@ func TestTags(t *testing.T) {
 
 func TestWrites(t *testing.T) {
 	t.Parallel()
-	fixed := param("fixed", "string")
-	fixed.Default = "here"
 	read := func(statement string, scopes ...string) Tool {
-		read := cachedTool("read", statement, CachePolicy{Scope: "tenant"}, param("id", "integer"), fixed)
+		read := cachedTool("read", statement, CachePolicy{Scope: "tenant"}, param("id", "integer"))
 		read.RequireScopes = scopes
 		read.Parameters[0].Required, read.Parameters[0].Minimum = true, ptr(0.0)
 		return read
@@ -73,7 +77,7 @@ func TestWrites(t *testing.T) {
 		t.Annotations.ReadOnlyHint, t.Parameters = false, []Parameter{param("key", "integer")}
 		t.Writes = &Writes{Tool: "read", With: map[string]string{"id": "key"}}
 	})
-	const good = "SELECT id, v FROM n WHERE id = :id AND :fixed = 'here'"
+	const good = "SELECT id, v FROM n WHERE id = :id"
 	ann := mcp.NewPrincipal("acme", "ann", []string{"read"})
 	for _, c := range []struct {
 		name, read string
@@ -84,7 +88,7 @@ func TestWrites(t *testing.T) {
 	}{
 		{"the same columns", good, nil, "1", true, true},
 		{"nobody asked the database", good, nil, "1", false, false},
-		{"other columns", "SELECT v, id FROM n WHERE id = :id AND :fixed = 'here'", nil, "1", true, false},
+		{"other columns", "SELECT v, id FROM n WHERE id = :id", nil, "1", true, false},
 		{"the caller may read", good, []string{"read"}, "1", true, true},
 		{"the caller may not read", good, []string{"admin"}, "1", true, false},
 		{"nobody can read it", good, nil, "-1", true, false},
@@ -118,8 +122,17 @@ func TestWrites(t *testing.T) {
 			t.Errorf("%s: the write makes another row void", c.name)
 		}
 	}
-	if faults := open(t, read("SELECT v, id FROM n WHERE id = :id AND :fixed = 'here'"), write).Check(context.Background(), nil); len(faults) != 1 || faults[0].Path != "tools[1].writes" {
+	if faults := open(t, read("SELECT v, id FROM n WHERE id = :id"), write).Check(context.Background(), nil); len(faults) != 1 || faults[0].Path != "tools[1].writes" {
 		t.Errorf("other columns: %v", faults)
+	}
+	removes := write
+	removes.Statement = "DELETE FROM n WHERE id = :key RETURNING id, v"
+	c := open(t, read(good), write, sqlTool("fill", "INSERT INTO n VALUES (1, 'x')", func(t *Tool) { t.Annotations.ReadOnlyHint = false }), func() Tool { removes.Name = "removes"; return removes }())
+	if r, _, err := ask(c, "", ann, nil, "tools/call", `{"name":"write","arguments":{"key":5}}`); err != nil || r.Rows != mcp.RowsOne {
+		t.Errorf("a row that was written: %v, %v", r.Rows, err)
+	}
+	if r, _, err := ask(c, "", ann, nil, "tools/call", `{"name":"removes","arguments":{"key":5}}`); err != nil || r.Rows != mcp.RowsUnknown {
+		t.Errorf("a row that was removed is nobody's result: %v, %v", r.Rows, err)
 	}
 	if faults := open(t, read(good), write).Check(context.Background(), nil); len(faults) != 0 {
 		t.Errorf("the same columns: %v", faults)

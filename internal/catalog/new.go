@@ -226,10 +226,7 @@ func (b *builder) tool(path string, d Tool) *tool {
 			if tags != nil {
 				out = tags(args)
 			}
-			if t.written {
-				out = append(out, t.rowTag(args))
-			}
-			return out
+			return append(out, t.rowTag(args)) // whether or not another tool writes it now: a reload may bring one
 		}
 	}
 	if d.Cache != nil && mode == sqldb.ReadWrite {
@@ -254,7 +251,7 @@ func (b *builder) tool(path string, d Tool) *tool {
 	if t.query != nil {
 		b.statements[len(b.statements)-1].tool = t
 	}
-	t.version = b.version(path, d, d.Source)
+	t.version = b.version(path, []any{d, t.policy.TTL}, d.Source)
 	line, err := t.line(nil, false)
 	if err != nil {
 		b.fault(path, err.Error(), "use plain values in schemas")
@@ -311,7 +308,7 @@ func (b *builder) resource(path string, d Resource) *resource {
 	}
 	r.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: specParams(r.table), Mode: sqldb.ReadOnly,
 		MaxRows: d.MaxRows, MaxBytes: int(d.MaxBytes), Timeout: d.Timeout.Std()})
-	r.version = b.version(path, d, d.Source)
+	r.version = b.version(path, []any{d, r.policy.TTL}, d.Source)
 	r.listed, r.invoke = r.line(), r.read
 	return r
 }

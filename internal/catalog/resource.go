@@ -78,7 +78,11 @@ func (r *resource) read(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
 	out = mcp.AppendText(append(out, `,"text":`...), out[:rows])
 	out = append(out, `}]`...)
 	*buf = out[:0]
-	return mcp.Result{Fields: bytes.Clone(out[rows:]), Hints: r.hints}, nil
+	found := mcp.RowsMany
+	if string(out[:rows]) == noRows {
+		found = mcp.RowsNone
+	}
+	return mcp.Result{Fields: bytes.Clone(out[rows:]), Hints: r.hints, Rows: found}, nil
 }
 
 // notFound is the error for an address that leads nowhere, or to what the caller may not see.

@@ -29,7 +29,6 @@ type tool struct {
 	updates []phrase
 	columns atomic.Pointer[[]sqldb.Column] // of its statement, once they are known
 	through *writeThrough                  // nil without writes:
-	written bool                           // another tool writes what this one reads
 	publish func(...mcp.Event)
 }
 
@@ -102,6 +101,8 @@ func (t *tool) execute(ctx context.Context, x *sqldb.Execution) (mcp.Result, err
 	*buf = out[:0]
 	r := mcp.Result{Fields: bytes.Clone(out), Rows: mcp.RowsMany}
 	switch {
+	case outcome.Removed: // what it returns is not there any more
+		r.Rows = mcp.RowsUnknown
 	case outcome.Rows == 0:
 		r.Rows = mcp.RowsNone
 	case outcome.Rows == 1 && !outcome.Truncated:

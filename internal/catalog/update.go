@@ -106,6 +106,9 @@ func plain(v *mcp.Value) string {
 	case mcp.KindInt:
 		return strconv.FormatInt(v.Int, 10)
 	case mcp.KindFloat:
+		if v.Float == 0 {
+			return "0" // -0 is the same argument
+		}
 		return strconv.FormatFloat(v.Float, 'f', -1, 64)
 	case mcp.KindText:
 		return string(v.Text)

@@ -297,7 +297,7 @@ func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, command
 			return dst, Outcome{}, pgconn.ErrorResponseToPgError(m)
 		}
 	}
-	outcome.Rows, outcome.Truncated = r.n, r.truncated
+	outcome.Rows, outcome.Truncated, outcome.Removed = r.n, r.truncated, q.statement.verb == "DELETE"
 	if len(st.columns) == 0 && r.n == 0 && !r.truncated { // SELECT without a list gives rows of no columns
 		return appendAffected(r.dst[:len(dst)], outcome.Affected), outcome, nil
 	}

@@ -16,13 +16,13 @@ import (
 //
 // A quick read that finds fewer than mostTrips of its source under way leaves at once, alone; else it waits for one to
 // return, and leaves with all that wait then, one after the other on one connection, each in a read-only transaction of
-// its own as if it were alone. A single caller never waits for company. Of 64 callers with a point select, four trips
+// its own as if it were alone. A single caller never waits for company. Of 64 callers with a point select, few trips
 // under way served half as many again as sixteen, at three quarters of the CPU.
 //
 // What shares is safe to run again: whenever anything on the way goes otherwise than well, those without an answer run
 // again alone, which is also where errors are told.
 const (
-	mostTrips  = 4
+	mostTrips  = 3
 	mostRiders = 16
 	// rideCost is what a read may take beyond the source's quickest one, so beyond the way there and back, if it is to
 	// share. Slower ones do not wait for each other: a server with many processors runs them side by side.

@@ -81,6 +81,7 @@ type Outcome struct {
 	Affected   int64 // changed
 	Truncated  bool
 	RolledBack bool
+	Removed    bool // the rows that are returned are gone: it was a DELETE
 }
 
 // Column is one column of a statement's rows.

@@ -77,7 +77,7 @@ func (q *sqliteQuery) change(dst []byte, c *sqliteConn, st *sqliteStmt, x *Execu
 			x.Progress(r.n)
 		}
 	}
-	outcome := Outcome{Rows: r.n, Truncated: r.truncated}
+	outcome := Outcome{Rows: r.n, Truncated: r.truncated, Removed: q.statement.verb == "DELETE"}
 	if slices.Contains(changeVerbs, q.statement.verb) {
 		outcome.Affected = int64(c.conn.Changes())
 	}

@@ -33,7 +33,7 @@ func (m *Metrics) collector() *collector {
 		cacheRequests: desc("millrace_cache_requests_total",
 			"Look-ups in a level of the cache, by result.", "level", "result"),
 		cacheEvents: desc("millrace_cache_events_total",
-			"What a level of the cache did beside answering: results stored (fill), thrown away since what they rest on changed meanwhile (discard), fetched early (refresh), taken from a write (put), removed for want of room (eviction); writes (change) and operators (purge) that made results void.",
+			"What a level of the cache did beside answering: results stored (fill), thrown away since what they rest on changed meanwhile (discard), fetched early (refresh), taken from a write (put), removed for want of room (eviction), loaded before the start (warm), not written since too many wait (drop), statements of its database that failed (failure); writes (change) and operators (purge) that made results void.",
 			"level", "event"),
 		cacheEntries: desc("millrace_cache_entries", "Entries in a level of the cache.", "level"),
 		cacheBytes:   desc("millrace_cache_bytes", "Bytes held by a level of the cache.", "level"),
