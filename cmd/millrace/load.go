@@ -49,7 +49,6 @@ type loadCmd struct {
 }
 
 func (c *loadCmd) Run() error {
-	tuneMemory()
 	scenario, err := c.scenario()
 	if err != nil {
 		return err
