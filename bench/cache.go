@@ -50,11 +50,7 @@ type cached struct {
 
 // startCached starts a server of one tool over items, with L1 as large as is said.
 func (g *generator) startCached(ctx context.Context, kept string, l1, initial int) (*cached, error) {
-	addr, err := freeAddr()
-	if err != nil {
-		return nil, err
-	}
-	admin, err := freeAddr()
+	addr, admin, err := freeAddrs()
 	if err != nil {
 		return nil, err
 	}

@@ -59,11 +59,7 @@ func buildMillrace(ctx context.Context, m *machine) (string, error) {
 
 // startMillrace starts one server. name tells its files from those of the others.
 func (r *run) startMillrace(ctx context.Context, name, gogc string, withKey bool) (*process, error) {
-	addr, err := freeAddr()
-	if err != nil {
-		return nil, err
-	}
-	admin, err := freeAddr()
+	addr, admin, err := freeAddrs()
 	if err != nil {
 		return nil, err
 	}

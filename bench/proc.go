@@ -200,6 +200,14 @@ func freeAddr() (string, error) {
 	return l.Addr().String(), nil
 }
 
+// freeAddrs returns two of them: for a server and its admin listener.
+func freeAddrs() (addr, admin string, err error) {
+	if addr, err = freeAddr(); err == nil {
+		admin, err = freeAddr()
+	}
+	return addr, admin, err
+}
+
 // listening is ready once the address accepts connections.
 func listening(addr string) func(context.Context) error {
 	return func(ctx context.Context) error {

@@ -249,3 +249,30 @@ func TestCacheOutlivesTheServer(t *testing.T) {
 		t.Errorf("the metrics do not tell of it: %v", err)
 	}
 }
+
+// TestAdminToken looks into the cache of a server whose admin listener asks for a token.
+func TestAdminToken(t *testing.T) {
+	t.Parallel()
+	_, env := harness.DemoConfig(t)
+	token, wrong := filepath.Join(t.TempDir(), "token"), filepath.Join(t.TempDir(), "wrong")
+	for file, text := range map[string]string{token: "open-sesame\n", wrong: "open-sesam\n"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := harness.Start(t, harness.Options{Env: env, Config: harness.WriteConfig(t, "admin: {token_file: \""+token+"\"}\n"+citiesConfig)})
+	for _, c := range []struct {
+		args []string
+		code int
+		said string
+	}{
+		{nil, 1, "401"}, {[]string{"--token-file", wrong}, 1, "401"}, {[]string{"--token-file", wrong + "x"}, 1, "no such file"}, {[]string{"--token-file", token}, 0, ""},
+	} {
+		for _, command := range [][]string{{"cache", "top"}, {"cache", "purge", "--all"}} {
+			out, errs, code := harness.Run(t, nil, append(append(command, "--admin", s.Admin), c.args...)...)
+			if code != c.code || !strings.Contains(out+errs, c.said) || strings.Contains(out+errs, "open-sesam") {
+				t.Errorf("%v %v: %d %s%s", command, c.args, code, out, errs)
+			}
+		}
+	}
+}

@@ -1,4 +1,5 @@
-// Package admin serves the operator: health, metrics, profiles and the cache's contents, on listeners of their own and never on the public one.
+// Package admin serves the operator: health, metrics, profiles and the cache's contents, on listeners of their own and never
+// on the public one.
 //
 // It is not part of the request path. It knows how to ask whether the server is ready and reads the metrics registry; all
 // that it can change is that cached results are made void.
@@ -40,8 +41,8 @@ type Status struct {
 }
 
 // NewHandler makes the handler of the admin listener. Where the configuration names a token file, everything but /healthz
-// and /readyz asks for its token; held gives the cache that /cache shows and purges. On a loopback address Host must name it, since a web page could otherwise reach this
-// listener under a rebound name of its own.
+// and /readyz asks for its token; held gives the cache that /cache shows and purges. On a loopback address Host must name
+// it, since a web page could otherwise reach this listener under a rebound name of its own.
 func NewHandler(cfg Config, ready Readiness, held func() Cache, metrics prometheus.Gatherer, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metricsHandler(metrics, log))

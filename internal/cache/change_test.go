@@ -218,16 +218,23 @@ func TestWriteThrough(t *testing.T) {
 	}
 }
 
+// kept gives a cache that has read row 1 of db, and the call that read it, in a bubble of synctest: its clock is the test's.
+func kept(t *testing.T, change func(*mcp.Policy)) (c *Cache, n *counts, db *table, read func() *mcp.Call) {
+	t.Helper()
+	c, n = newCache(t)
+	db = &table{rows: map[int64]int64{1: 10}}
+	read = func() *mcp.Call { return reading(1, change) }
+	want(t, c.Middleware(db.read), read(), mcp.CacheMiss, "10")
+	return c, n, db, read
+}
+
+func forAMinute(p *mcp.Policy) { p.TTL, p.StaleError = 10*time.Second, time.Minute }
+
 func TestStaleWhileRevalidate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, n := newCache(t)
-		db := &table{rows: map[int64]int64{1: 10}}
+		c, n, db, read := kept(t, func(p *mcp.Policy) { p.TTL, p.StaleRevalidate = 10*time.Second, 5*time.Second })
 		h := c.Middleware(db.read)
-		read := func() *mcp.Call {
-			return reading(1, func(p *mcp.Policy) { p.TTL, p.StaleRevalidate = 10*time.Second, 5*time.Second })
-		}
-		want(t, h, read(), mcp.CacheMiss, "10")
 		time.Sleep(11 * time.Second)
 		db.rows[1] = 11 // as time does, with no write to tell
 		if r, err := h(t.Context(), read()); err != nil || r.Cache.Status != mcp.CacheStale || r.Cache.Age != 11*time.Second || string(r.Fields) != "10" {
@@ -250,13 +257,8 @@ func TestStaleWhileRevalidate(t *testing.T) {
 func TestStaleIfError(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, n := newCache(t)
-		db := &table{rows: map[int64]int64{1: 10}}
+		c, n, db, read := kept(t, forAMinute)
 		h := c.Middleware(db.read)
-		read := func() *mcp.Call {
-			return reading(1, func(p *mcp.Policy) { p.TTL, p.StaleError = 10*time.Second, time.Minute })
-		}
-		want(t, h, read(), mcp.CacheMiss, "10")
 		time.Sleep(20 * time.Second)
 		db.down.Store(true)
 		want(t, h, read(), mcp.CacheStale, "10")
@@ -363,19 +365,14 @@ func TestEarlyRefresh(t *testing.T) {
 func TestStaleWhereTheDatabaseIsSlow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, _ := newCache(t)
+		c, _, db, read := kept(t, forAMinute)
 		slow := make(chan struct{})
-		db := &table{rows: map[int64]int64{1: 10}}
 		h := c.Middleware(func(ctx context.Context, call *mcp.Call) (mcp.Result, error) {
 			if db.down.Load() {
 				<-slow
 			}
 			return db.read(context.WithoutCancel(ctx), call)
 		})
-		read := func() *mcp.Call {
-			return reading(1, func(p *mcp.Policy) { p.TTL, p.StaleError = 10*time.Second, time.Minute })
-		}
-		want(t, h, read(), mcp.CacheMiss, "10")
 		time.Sleep(20 * time.Second)
 		db.down.Store(true)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)

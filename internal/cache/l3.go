@@ -43,7 +43,6 @@ type L3 struct {
 
 	queue  chan *Entry
 	queued atomic.Int64 // bytes in it
-	taken  atomic.Int64 // entries that were queued, ever
 
 	hitMu sync.Mutex       // guards asked
 	asked map[string]int64 // hits by the hash of a key, that are to be written
@@ -440,7 +439,6 @@ func (l *L3) keep(e *Entry) {
 	}
 	select {
 	case l.queue <- e:
-		l.taken.Add(1)
 	default:
 		l.queued.Add(-n)
 		l.count.Count(Dropped)

@@ -150,6 +150,19 @@ func onEach(t *testing.T, f func(t *testing.T, p *place)) {
 	}
 }
 
+// readAndLeft gives the rows that a process has read into the level before it ended.
+func readAndLeft(t *testing.T, p *place, ids ...int64) *table {
+	t.Helper()
+	db := &table{rows: map[int64]int64{}}
+	a := start(t, p)
+	for _, id := range ids {
+		db.rows[id] = 10 * id
+		level(t, a.Middleware(db.read), reading(id), mcp.CacheMiss, 0, strconv.FormatInt(10*id, 10))
+	}
+	a.Close()
+	return db
+}
+
 func TestL3OutlivesTheProcess(t *testing.T) {
 	onEach(t, func(t *testing.T, p *place) {
 		db := &table{rows: map[int64]int64{1: 10, 2: 20}}
@@ -193,14 +206,9 @@ func TestL3OutlivesTheProcess(t *testing.T) {
 // A write makes void what is in the database, in this process and in those that come after it.
 func TestL3KeepsNothingThatAWriteMadeVoid(t *testing.T) {
 	onEach(t, func(t *testing.T, p *place) {
-		db := &table{rows: map[int64]int64{1: 10, 2: 20}}
+		db := readAndLeft(t, p, 1, 2)
 		a := start(t, p)
 		h := a.Middleware(db.read)
-		level(t, h, reading(1), mcp.CacheMiss, 0, "10")
-		level(t, h, reading(2), mcp.CacheMiss, 0, "20")
-		a.Close() // so that both are written
-		a = start(t, p)
-		h = a.Middleware(db.read)
 		do(t, a.Cache, writing(1, false), db.write(1, 11))
 		b := start(t, p)
 		level(t, b.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "11")
@@ -224,22 +232,17 @@ func TestL3KeepsNothingThatAWriteMadeVoid(t *testing.T) {
 // A process that dies in the middle of a write leaves nothing that was read before the write was done.
 func TestL3AfterADeathInTheMiddleOfAWrite(t *testing.T) {
 	onEach(t, func(t *testing.T, p *place) {
-		db := &table{rows: map[int64]int64{1: 10}}
+		db := readAndLeft(t, p, 1)
 		a := start(t, p)
 		h := a.Middleware(db.read)
-		level(t, h, reading(1), mcp.CacheMiss, 0, "10")
-		a.Close()
-		a = start(t, p)
-		h = a.Middleware(db.read)
 		do(t, a.Cache, writing(1, false), func(ctx context.Context, call *mcp.Call) (mcp.Result, error) {
 			level(t, h, reading(1), mcp.CacheMiss, 0, "10") // read before the row is changed, and not for longer than the process
 			r, err := db.write(1, 11)(ctx, call)
-			// Here it dies: what comes after it sees the database as it is now.
+			a.Close() // Here it dies, with all that it would keep written: what comes after it sees the database as it is now.
 			level(t, start(t, p).Middleware(db.read), reading(1), mcp.CacheMiss, 0, "11")
 			return r, err
 		})
-		a.Close()
-		if a.l3.taken.Load() != 0 {
+		if a.n3.of(Filled) != 0 {
 			t.Error("what was read in the middle of a write was kept for longer than the process")
 		}
 	})
@@ -327,12 +330,7 @@ func TestL3Bounds(t *testing.T) {
 // What is not an entry, or one of another call, is not served.
 func TestL3DoesNotTrustItsRows(t *testing.T) {
 	onEach(t, func(t *testing.T, p *place) {
-		db := &table{rows: map[int64]int64{1: 10, 2: 20}}
-		a := start(t, p)
-		h := a.Middleware(db.read)
-		level(t, h, reading(1), mcp.CacheMiss, 0, "10")
-		level(t, h, reading(2), mcp.CacheMiss, 0, "20")
-		a.Close()
+		db := readAndLeft(t, p, 1, 2)
 		one, two := l3Key(reading(1).Key()), l3Key(reading(2).Key())
 		p.exec(t, fmt.Sprintf("UPDATE millrace_cache SET entry = (SELECT entry FROM millrace_cache WHERE key = '%s') WHERE key = '%s'", two, one))
 		level(t, start(t, p).Middleware(db.read), reading(1), mcp.CacheMiss, 0, "10")
@@ -354,10 +352,7 @@ func TestL3WithoutItsDatabase(t *testing.T) {
 		q, err := p.source.Compile(spec)
 		return &faulty{q, &down}, err
 	}
-	db := &table{rows: map[int64]int64{1: 10}}
-	a := start(t, p)
-	level(t, a.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "10")
-	a.Close()
+	db := readAndLeft(t, p, 1)
 	l1, l3 := &counts{}, &counts{}
 	c, err := New(DefaultConfig(), Deps{Tags: NewTags(), L1: l1, L3: l3, Database: &Database{SQLite, compile}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -386,10 +381,7 @@ func TestL3WithoutItsDatabase(t *testing.T) {
 // Versions that were raised while there was no such level, or by a cache that is gone, are the database's too before it is read.
 func TestL3LearnsWhatWasRaisedWithoutIt(t *testing.T) {
 	onEach(t, func(t *testing.T, p *place) {
-		db := &table{rows: map[int64]int64{1: 10}}
-		a := start(t, p)
-		level(t, a.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "10")
-		a.Close()
+		db := readAndLeft(t, p, 1)
 		// A process whose cache has no such level writes; then, by a reload, it has one.
 		without, _ := newCache(t)
 		do(t, without, writing(1, false), db.write(1, 11))
