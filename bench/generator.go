@@ -336,8 +336,8 @@ func (g *generator) truth(ctx context.Context) error {
 	}{{"p50", l.P50, t.P50}, {"p95", l.P95, t.P95}, {"p99", l.P99, t.P99}, {"p99.9", l.P999, t.P999}} {
 		off := q.own*1e6 - q.truth
 		g.bar(fmt.Sprintf("%s of %d requests beside the server's own", q.name, l.Count), "within 2 % or 0.2 ms", math.Abs(off) <= max(0.02*q.truth, 200),
-			"%.2f ms, truth %.2f ms (%+.2f ms, %+.1f %%); sent p50 %.0f µs, p99 %.0f µs after due %s", q.own*1e3, q.truth/1e3, off/1e3, 100*off/q.truth,
-			m.Generator.Lateness.P50*1e6, m.Generator.Lateness.P99*1e6, strings.Join(m.Invalid, "; "))
+			"%.2f ms, truth %.2f ms (%+.2f ms, %+.1f %%); sent p50 %.0f µs, p99 %.0f µs after due; the server read a request at most %.1f ms after it had come %s", q.own*1e3, q.truth/1e3, off/1e3, 100*off/q.truth,
+			m.Generator.Lateness.P50*1e6, m.Generator.Lateness.P99*1e6, t.Waited/1e3, strings.Join(m.Invalid, "; "))
 	}
 	return nil
 }

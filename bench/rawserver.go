@@ -44,16 +44,19 @@ type rawServer struct {
 	rawConfig
 	calls atomic.Int64
 
-	mu   sync.Mutex // guards what follows
-	took *hdrhistogram.Histogram
-	kept [][]byte
+	mu     sync.Mutex // guards what follows
+	took   *hdrhistogram.Histogram
+	waited time.Duration
+	kept   [][]byte
 }
 
-// truth is what the server says that calls took, from the moment it had read a request to the moment it had written the
-// answer, in microseconds.
+// truth is what the server says that calls took, in microseconds: from the moment its machine had a request, by the kernel's
+// stamp, to the moment the answer was written. The time at which the server read it would leave out what it waited, where
+// the server's core, or its process, stood still.
 type truth struct {
 	Count                    int64
 	P50, P95, P99, P999, Max float64
+	Waited                   float64 // longest from the kernel's stamp to when the request was read
 }
 
 const (
@@ -64,7 +67,11 @@ const (
 // serve runs until it is told to end.
 func (s *rawServer) serve() error {
 	s.took = hdrhistogram.New(1, 60_000_000, 3)
-	l, err := net.Listen("tcp", s.Addr)
+	var listen net.ListenConfig
+	if s.Truth != "" {
+		listen.Control = stamping
+	}
+	l, err := listen.Listen(context.Background(), "tcp", s.Addr)
 	if err != nil {
 		return err
 	}
@@ -98,7 +105,7 @@ func (s *rawServer) tell() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := func(q float64) float64 { return float64(s.took.ValueAtQuantile(q)) }
-	data, err := json.Marshal(truth{s.took.TotalCount(), at(50), at(95), at(99), at(99.9), float64(s.took.Max())})
+	data, err := json.Marshal(truth{s.took.TotalCount(), at(50), at(95), at(99), at(99.9), float64(s.took.Max()), float64(s.waited.Microseconds())})
 	if err != nil {
 		return err
 	}
@@ -108,6 +115,15 @@ func (s *rawServer) tell() error {
 func (s *rawServer) connection(conn net.Conn) {
 	defer conn.Close()
 	r := bufio.NewReader(conn)
+	var stamped *stampedReader
+	if s.Truth != "" {
+		var err error
+		if stamped, err = newStampedReader(conn); err != nil {
+			fmt.Fprintln(os.Stderr, err) // the client sees the connection close
+			return
+		}
+		r.Reset(stamped)
+	}
 	var body, out []byte
 	for {
 		length, err := rawHead(r)
@@ -135,10 +151,11 @@ func (s *rawServer) connection(conn net.Conn) {
 		if _, err := conn.Write(out); err != nil {
 			return
 		}
-		if s.Truth != "" && result == rawAnswer {
-			took := time.Since(began).Microseconds()
+		if stamped != nil && result == rawAnswer {
+			took := time.Since(stamped.arrived).Microseconds()
 			s.mu.Lock()
 			s.took.RecordValue(took)
+			s.waited = max(s.waited, began.Sub(stamped.arrived))
 			s.mu.Unlock()
 		}
 	}
