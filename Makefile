@@ -72,9 +72,9 @@ fuzz: ## run each fuzz target for FUZZTIME (30s)
 	@FUZZTIME='$(FUZZTIME)' scripts/fuzz
 
 .PHONY: soak
-soak: ## look for SOAKTIME (10m) for a history of concurrent calls that the cache made wrong
-	@scripts/setup run
-	go test ./internal/cache -run '^TestHistories$$' -count=1 -v -timeout 0 -cache.histories=$(SOAKTIME)
+soak: ## look for SOAKTIME (10m) for a history of concurrent calls that the cache made wrong, of one server and of three
+	@scripts/setup test
+	go test ./internal/cache -run '^TestHistories(OfNodes)?$$' -count=1 -v -timeout 0 -cache.histories=$(SOAKTIME) -cache.nodes=$(SOAKTIME)
 
 .PHONY: release
 release: ## build static binaries for linux and darwin, amd64 and arm64, with checksums, into dist/

@@ -26,6 +26,7 @@ var levels = map[string]int{
 	"internal/proc":      0,
 	"internal/schema":    0,
 	"internal/pgtest":    0,
+	"internal/redistest": 0,
 	"internal/client":    1,
 	"internal/sqldb":     1,
 	"internal/redis":     1,

@@ -2,6 +2,7 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ import (
 	"millrace/internal/hub"
 	"millrace/internal/identity"
 	"millrace/internal/mcp"
+	"millrace/internal/redis"
 	"millrace/internal/session"
 	"millrace/internal/telemetry"
 )
@@ -316,9 +318,13 @@ func (a *App) fill(g *generation, loaded *config.Loaded) (err error) {
 			g.l3 = s
 		}
 	}
-	if old := a.current.Load(); old != nil && old.loaded.Cache == loaded.Cache && old.l3 == g.l3 {
-		g.cache = old.cache
-	} else if g.cache, err = a.newCache(loaded, g.l3); err != nil {
+	if g.secret, err = cacheKey(loaded); err != nil {
+		return err
+	}
+	if old := a.current.Load(); old != nil && old.loaded.Cache == loaded.Cache && old.l3 == g.l3 &&
+		config.HashOf(old.loaded.Redis) == config.HashOf(loaded.Redis) && bytes.Equal(old.secret, g.secret) {
+		g.cache, g.redis = old.cache, old.redis
+	} else if err := a.newCache(g); err != nil {
 		return err
 	} else {
 		g.isNew = true
@@ -333,16 +339,26 @@ func (a *App) fill(g *generation, loaded *config.Loaded) (err error) {
 
 func invoke(ctx context.Context, c *mcp.Call) (mcp.Result, error) { return c.Invoke(ctx, c) }
 
-func (a *App) newCache(loaded *config.Loaded, l3 *source) (*cache.Cache, error) {
+// newCache makes the cache of g, and what it stands on.
+func (a *App) newCache(g *generation) (err error) {
 	deps := cache.Deps{Tags: a.tags, L1: newCacheCounters(a.metrics, "l1"), Log: a.log}
-	if l3 != nil {
+	if len(g.loaded.Redis.Nodes) > 0 {
+		if g.redis, err = redis.Open(g.loaded.Redis, a.log); err != nil {
+			return located(g.loaded, err)
+		}
+		deps.L2, deps.Redis, deps.Secret = newCacheCounters(a.metrics, "l2"), g.redis, g.secret
+	}
+	if l3 := g.l3; l3 != nil {
 		deps.L3 = newCacheCounters(a.metrics, "l3")
 		deps.Database = &cache.Database{Compile: l3.db.Compile}
-		if loaded.Sources[l3.name].SQLite == nil {
+		if g.loaded.Sources[l3.name].SQLite == nil {
 			deps.Database.Dialect = cache.PostgreSQL
 		}
 	}
-	return cache.New(loaded.Cache, deps)
+	if g.cache, err = cache.New(g.loaded.Cache, deps); err != nil && g.redis != nil {
+		g.redis.Close()
+	}
+	return err
 }
 
 // retire closes what only g used, when its last request has returned.
@@ -352,6 +368,9 @@ func (a *App) retire(g *generation) {
 	a.work.Go(func() { // not here: this may be the cache's own work, which Close waits for
 		if last {
 			g.cache.Close()
+			if g.redis != nil {
+				g.redis.Close()
+			}
 		}
 		for _, s := range g.sources {
 			a.sources.release(s)

@@ -24,11 +24,10 @@ func faultAt(loaded *config.Loaded, path string, err error, fix string) conf.Fau
 // keyring reads the API keys, with the place of what is wrong with them.
 func keyring(loaded *config.Loaded) (*identity.Keyring, error) {
 	keys, err := identity.New(loaded.Auth)
-	var faults conf.Faults
-	if errors.As(err, &faults) {
-		return nil, loaded.Locate(faults)
+	if err != nil {
+		return nil, located(loaded, err)
 	}
-	return keys, err
+	return keys, nil
 }
 
 // stateKey reads the key that signs requestState, or makes one for the life of this process.
@@ -39,14 +38,36 @@ func stateKey(loaded *config.Loaded) ([]byte, error) {
 		rand.Read(key) //nolint:errcheck // never fails
 		return key, nil
 	}
+	return keyFile(loaded, "auth.state_key_file", file)
+}
+
+// cacheKey reads the key that encrypts what is kept in Redis; nil for no encryption.
+func cacheKey(loaded *config.Loaded) ([]byte, error) {
+	if loaded.Cache.L2.KeyFile == "" {
+		return nil, nil
+	}
+	return keyFile(loaded, "cache.l2.key_file", loaded.Cache.L2.KeyFile)
+}
+
+// keyFile reads the key in a file that the key at path names.
+func keyFile(loaded *config.Loaded, path, file string) ([]byte, error) {
 	key, err := os.ReadFile(file)
 	if err == nil && len(key) < 32 {
 		err = fmt.Errorf("%s has %d bytes, which others could guess", file, len(key))
 	}
 	if err != nil {
-		return nil, faultAt(loaded, "auth.state_key_file", err, "name a file with at least 32 random bytes: head -c 32 /dev/urandom > FILE")
+		return nil, faultAt(loaded, path, err, "name a file with at least 32 random bytes: head -c 32 /dev/urandom > FILE")
 	}
 	return key, nil
+}
+
+// located adds line and column to an error that is faults.
+func located(loaded *config.Loaded, err error) error {
+	var faults conf.Faults
+	if errors.As(err, &faults) {
+		return loaded.Locate(faults)
+	}
+	return err
 }
 
 // adminToken looks whether the admin listener will let anybody in. It is no reason not to serve: the file is read again
@@ -94,6 +115,9 @@ func fileFaults(loaded *config.Loaded) conf.Faults {
 	add(err)
 	_, err = stateKey(loaded)
 	add(err)
+	_, err = cacheKey(loaded)
+	add(err)
+	add(located(loaded, loaded.Redis.CheckFiles()))
 	if tls := loaded.Listen.TLS; tls.Enabled() && tls.KeyFile != "" {
 		// The listener loads the files before it opens a port; one that nobody knows is as good as the real one, which
 		// a running server may hold.

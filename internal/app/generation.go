@@ -16,6 +16,7 @@ import (
 	"millrace/internal/config"
 	"millrace/internal/identity"
 	"millrace/internal/mcp"
+	"millrace/internal/redis"
 	"millrace/internal/sqldb"
 	"millrace/internal/telemetry"
 )
@@ -29,9 +30,11 @@ type generation struct {
 	keys    *identity.Keyring
 	loaded  *config.Loaded
 	sources []*source
-	l3      *source  // where the cache's third level is; nil for none
-	isNew   bool     // the cache is not that of the generation before
-	targets []string // names with metrics of their own
+	l3      *source       // where the cache's third level is; nil for none
+	redis   *redis.Client // of the cache's second level; nil for none
+	secret  []byte        // that encrypts what is there; nil for no encryption
+	isNew   bool          // the cache is not that of the generation before
+	targets []string      // names with metrics of their own
 	// What the databases said when it was built: that they accept every statement, and which ones they refuse.
 	described bool
 	refused   conf.Faults

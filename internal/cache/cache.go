@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"millrace/internal/mcp"
+	"millrace/internal/redis"
 )
 
 // Event is something that the cache did.
@@ -55,8 +56,11 @@ type Counters interface{ Count(Event) }
 
 // Deps is what a cache stands on.
 type Deps struct {
-	Tags   *Tags // the process's
-	L1, L3 Counters
+	Tags       *Tags // the process's
+	L1, L2, L3 Counters
+	// Redis is where the second level is; nil for none. Secret encrypts what it holds, nil for no encryption.
+	Redis  *redis.Client
+	Secret []byte
 	// Database is where the third level is; nil for none.
 	Database *Database
 	Log      *slog.Logger
@@ -66,6 +70,7 @@ type Deps struct {
 type Cache struct {
 	cfg     Config
 	l1      *L1
+	l2      *L2 // nil for none
 	l3      *L3 // nil for none
 	tags    *Tags
 	flights flights
@@ -84,9 +89,18 @@ func New(cfg Config, deps Deps) (*Cache, error) {
 	if c.l1, err = newL1(cfg.L1, deps.Tags, c.gone); err != nil {
 		return nil, err
 	}
+	if deps.Redis != nil {
+		if c.l2, err = newL2(cfg.L2, deps.Redis, deps.Secret, deps.Tags, deps.L2, deps.Log); err != nil {
+			c.l1.Close()
+			return nil, err
+		}
+	}
 	if deps.Database != nil {
 		if c.l3, err = newL3(cfg.L3, cfg.Invalidation.Every.Std(), *deps.Database, deps.Tags, deps.L3, deps.Log); err != nil {
 			c.l1.Close()
+			if c.l2 != nil {
+				c.l2.close()
+			}
 			return nil, err
 		}
 	}
@@ -106,6 +120,9 @@ func (c *Cache) Close() {
 		close(c.stop)
 		c.work.Wait()
 		c.l1.Close()
+		if c.l2 != nil {
+			c.l2.close()
+		}
 		if c.l3 != nil {
 			for _, e := range c.l1.entries.All() {
 				c.tell(e)
@@ -133,10 +150,16 @@ func (c *Cache) Ready(call *mcp.Call, now time.Time) (mcp.Result, bool) {
 		return mcp.Result{}, false
 	}
 	e := c.l1.get(call.Key(), now)
-	if e == nil || e.Err != nil || now.Sub(e.Born) >= e.life-e.early {
+	if e == nil || e.Err != nil || now.Sub(e.Born) >= e.life-e.early || !c.knows(call, now) {
 		return mcp.Result{}, false
 	}
 	return c.serve(e, now, Hit), true
+}
+
+// knows tells whether nothing that a call's result rests on can have been changed by another process, before now, without
+// this one having heard of it. Where it can, neither L1 nor a flight under way answers the call.
+func (c *Cache) knows(call *mcp.Call, now time.Time) bool {
+	return c.l2 == nil || !call.Policy.Mutable || c.l2.member.Holds(now)
 }
 
 // serve gives an entry's result.
@@ -173,7 +196,8 @@ func (c *Cache) Middleware(next mcp.Handler) mcp.Handler {
 func (c *Cache) read(ctx context.Context, call *mcp.Call, next mcp.Handler) (mcp.Result, error) {
 	now := time.Now()
 	e := c.l1.get(call.Key(), now)
-	if e != nil {
+	known := c.knows(call, now)
+	if e != nil && known {
 		switch left := e.life - now.Sub(e.Born); {
 		case left > 0:
 			// XFetch (Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention, 2015): the nearer the end and
@@ -187,7 +211,7 @@ func (c *Cache) read(ctx context.Context, call *mcp.Call, next mcp.Handler) (mcp
 			return c.serve(e, now, Stale), e.Err
 		}
 	}
-	f, first := c.flights.join(call.Key())
+	f, first := c.flights.join(call.Key(), known)
 	status := mcp.CacheCoalesced
 	if first {
 		status = mcp.CacheMiss
@@ -221,18 +245,22 @@ func (c *Cache) mayServe(e *Entry) bool {
 	return e != nil && time.Since(e.Born) < e.life+e.StaleError && c.tags.current(e.stamps)
 }
 
-// tagsOf gives all tags of a call's result: those of its policy, its target, and the one that all have.
-func tagsOf(call *mcp.Call) []string {
+// tagsOf gives all tags of a call's result: those of its policy, its target, and the one that all have. What other processes can
+// change unheard has one more.
+func (c *Cache) tagsOf(call *mcp.Call) []string {
 	tags := []string{everything, targetTag(call.Target)}
 	if call.Policy.Tags != nil {
 		tags = append(tags, call.Policy.Tags(call.Args)...)
+	}
+	if call.Policy.Mutable && c.l2 != nil {
+		tags = append(tags, sharedName)
 	}
 	return tags
 }
 
 // refresh fetches what takes the place of an entry, with nobody waiting for it.
 func (c *Cache) refresh(call *mcp.Call, e *Entry, next mcp.Handler) {
-	if f, first := c.flights.join(call.Key()); first {
+	if f, first := c.flights.join(call.Key(), true); first {
 		c.count.Count(Refreshed)
 		go c.fly(f, call.Detach(), e, next) // owned by the flight
 	}
@@ -260,29 +288,33 @@ func (c *Cache) fly(f *flight, call *mcp.Call, seen *Entry, next mcp.Handler) {
 		}
 		c.flights.leave(f)
 	}()
-	tags := tagsOf(call)
+	tags := c.tagsOf(call)
 	c.flights.begin(f, tags)
 	ctx, cancel := context.WithTimeout(context.Background(), call.Policy.Timeout)
 	defer cancel()
 	call.Deadline, _ = ctx.Deadline()
 	born := time.Now() // before the work: the result is at least as new as this
-	if e := c.l1.get(call.Key(), born); e != nil && e != seen && born.Sub(e.Born) < e.life {
+	if e := c.l1.get(call.Key(), born); e != nil && e != seen && born.Sub(e.Born) < e.life && c.knows(call, born) {
 		f.result, f.err, f.level, f.born = e.Result, e.Err, 1, e.Born
 		return
 	}
-	busy := c.tags.busy(f.stamps)
-	if c.l3 != nil && (seen == nil || born.Sub(seen.Born) >= seen.life) {
-		if e := c.l3.find(ctx, call.Key(), tags); e != nil {
-			c.l3.count.Count(Hit)
-			f.result, f.err, f.level, f.born = e.Result, nil, 3, e.Born
-			c.keep(e, born, Filled)
-			return
-		}
-		c.l3.count.Count(Miss)
-		// Looking may have told of changes, and the work has not begun.
-		c.flights.restamp(f, tags)
-		busy, born = c.tags.busy(f.stamps), time.Now()
+	there, flew, found := c.ask(ctx, f, call, tags, seen)
+	if found != nil {
+		f.result, f.err, f.level, f.born = found.Result, nil, found.level, found.Born
+		return
 	}
+	kept := false
+	if flew {
+		defer func() {
+			if !kept {
+				c.l2.land(f.key)
+			}
+		}()
+	}
+	// Looking may have told of changes, and the work has not begun.
+	c.flights.restamp(f, tags)
+	busy := c.tags.busy(f.stamps) || there != nil && there.writing
+	born = time.Now()
 	r, err := next(ctx, call)
 	f.result, f.err = r, err
 	missing := isMissing(err)
@@ -296,14 +328,73 @@ func (c *Cache) fly(f *flight, call *mcp.Call, seen *Entry, next mcp.Handler) {
 	if missing {
 		e.Err = err
 	}
+	if there != nil && there.writing {
+		c.count.Count(Discarded) // by another process, which may end before it says that its write has
+		return
+	}
 	if c.keep(e, e.Born, Filled) && !busy {
-		c.keepLonger(e)
+		c.keepLonger(e, there, flew)
+		kept = true
 	}
 }
 
-// keepLonger stores an entry in the levels that outlive the process. What was read while a write was under way is not: the
-// process may end before it says that the write has ended.
-func (c *Cache) keepLonger(e *Entry) {
+// ask looks for a call's result in the levels beyond the process. It gives what the second one says of the call's tags, nil where it
+// says nothing, whether the flight's lease is the caller's now, and the entry, nil where the work is to be done. What is found
+// is kept in the levels above.
+func (c *Cache) ask(ctx context.Context, f *flight, call *mcp.Call, tags []string, seen *Entry) (there *sight, flew bool, found *Entry) {
+	before, now := f.stamps, time.Now()
+	over := seen == nil || now.Sub(seen.Born) >= seen.life
+	var older time.Time
+	if !over {
+		older = seen.Born
+	}
+	second := func(e *Entry) *Entry {
+		c.l2.count.Count(Hit)
+		e.level, e.stamps = 2, before
+		if !there.writing {
+			c.keep(e, now, Filled)
+		}
+		return e
+	}
+	if c.l2 != nil {
+		if found, there = c.l2.look(ctx, f.key, tags); found != nil && found.Born.After(older) {
+			return there, false, second(found)
+		}
+		c.l2.count.Count(Miss)
+	}
+	if c.l3 != nil && over {
+		if found = c.l3.find(ctx, call.Key(), tags, before); found != nil {
+			c.l3.count.Count(Hit)
+			found.level = 3
+			if there == nil || !there.writing {
+				c.keep(found, now, Filled)
+				if c.l2 != nil {
+					c.l2.keep(found, there, false)
+				}
+			}
+			return there, false, found
+		}
+		c.l3.count.Count(Miss)
+	}
+	if there == nil {
+		return nil, false, nil
+	}
+	e, s, flew := c.l2.fly(ctx, f.key, tags, older)
+	if s != nil {
+		there = s
+	}
+	if e != nil {
+		return there, false, second(e)
+	}
+	return there, flew, nil
+}
+
+// keepLonger stores an entry in the levels beyond the process, in the second one under what that said before the work. What was
+// read while a write was under way is not: the process may end before it says that the write has ended.
+func (c *Cache) keepLonger(e *Entry, there *sight, flew bool) {
+	if c.l2 != nil {
+		c.l2.keep(e, there, flew)
+	}
 	if c.l3 != nil && e.life > 0 {
 		c.l3.keep(e)
 	}
@@ -340,39 +431,71 @@ func (c *Cache) change(ctx context.Context, call *mcp.Call, next mcp.Handler) (m
 	tags := changes.Tags(call.Args)
 	var read *mcp.Call
 	var before []stamp
+	var there *sight
 	if changes.Put != nil {
 		if read = changes.Put(call); read != nil {
-			before = c.tags.stamps(tagsOf(read))
+			of := c.tagsOf(read)
+			before = c.tags.stamps(of)
+			if c.l2 != nil {
+				there = c.l2.see(ctx, of)
+			}
 		}
 	}
 	c.count.Count(Changed)
 	w := c.tags.begin(tags)
 	_ = c.changed(w.marks) // what is owed is paid before the level is read again
-	ended := false
+	announced := c.announce(w.marks, nil, call.Policy.Timeout)
+	ended, alone := false, false
+	end := func() *raised {
+		ended = true
+		alone = w.end()
+		_ = c.changed(w.marks)
+		return c.announce(w.marks, announced, 0)
+	}
 	defer func() {
 		if !ended { // it panicked: nobody knows how far it came
-			w.end()
-			_ = c.changed(w.marks)
+			end()
 		}
 	}()
 	born := time.Now()
 	r, err := next(ctx, call)
 	cost := time.Since(born)
-	alone := w.end()
-	ended = true
-	_ = c.changed(w.marks)
+	last := end()
 	if errors.Is(err, mcp.ErrUnknownFate) {
 		// The database may still commit what it has not answered.
 		time.AfterFunc(call.Policy.Timeout, func() { _ = c.invalidate(tags) })
+	}
+	if c.l2 != nil {
+		alone = alone && last.follows(announced)
 	}
 	if err == nil && alone && read != nil && r.Rows == mcp.RowsOne && !r.IsError && r.Input == nil {
 		e := entryOf(read, r, born, cost)
 		e.stamps = w.restamp(before)
 		if c.keep(e, e.Born, Put) && !c.tags.busy(e.stamps) {
-			c.keepLonger(e)
+			c.keepLonger(e, there.after(last), false)
 		}
 	}
 	return r, err
+}
+
+// announce raises the versions in the level that processes share: before a write, or, where begun is what that gave, after
+// it, when it waits until no process serves what is void. It gives nil where that level is not there, or could not be told.
+func (c *Cache) announce(marks []stamp, begun *raised, timeout time.Duration) *raised {
+	if c.l2 == nil || len(marks) == 0 {
+		return nil
+	}
+	how := noWrite // of what is not known to be counted as under way
+	switch {
+	case timeout > 0:
+		how = writeBegins
+	case begun != nil:
+		how = writeEnds
+	}
+	out, err := c.l2.raise(marks, how, 2*timeout)
+	if err != nil {
+		return nil // it is owed
+	}
+	return out
 }
 
 // changed tells the levels that outlive the process of versions that were raised. The error is of one that could not be told yet.
@@ -387,7 +510,13 @@ func (c *Cache) changed(marks []stamp) error {
 func (c *Cache) invalidate(tags []string) error {
 	w := c.tags.begin(tags)
 	w.end()
-	return c.changed(w.marks)
+	err := c.changed(w.marks)
+	if c.l2 != nil {
+		if _, away := c.l2.raise(w.marks, noWrite, 0); away != nil {
+			err = errors.Join(err, errAway)
+		}
+	}
+	return err
 }
 
 // Purge makes void the results of tags, and of targets by name. The error is of a level that could not be told yet: what it

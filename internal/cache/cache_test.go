@@ -284,7 +284,7 @@ func TestBounds(t *testing.T) {
 func TestConfigFaults(t *testing.T) {
 	t.Parallel()
 	c := Config{L1: L1Config{Size: 0, TTL: 0, MaxBytes: -1}}
-	if faults := c.Validate(); len(faults) != 7 {
+	if faults := c.Validate(); len(faults) != 8 {
 		t.Errorf("got %v", faults)
 	}
 	c = DefaultConfig()

@@ -54,7 +54,7 @@ func tagOf(args []mcp.Value) []string { return []string{fmt.Sprintf("row:%d", ar
 // reading makes a call that reads the row of an id.
 func reading(id int64, change ...func(*mcp.Policy)) *mcp.Call {
 	c := call(mcp.Anonymous, mcp.ScopePublic, id)
-	c.Policy.Tags, c.Policy.Negative = tagOf, time.Minute
+	c.Policy.Tags, c.Policy.Mutable, c.Policy.Negative = tagOf, true, time.Minute
 	for _, f := range change {
 		f(c.Policy)
 	}

@@ -10,6 +10,7 @@ import (
 // Config is `cache:`.
 type Config struct {
 	L1           L1Config           `yaml:"l1" desc:"The level in this process."`
+	L2           L2Config           `yaml:"l2" desc:"The level that servers share in Redis or Valkey; on where redis has nodes."`
 	L3           L3Config           `yaml:"l3" desc:"The level in a database, which survives a restart; off without a source."`
 	Invalidation InvalidationConfig `yaml:"invalidation" desc:"What becomes of entries whose time is over."`
 	Warmup       WarmupConfig       `yaml:"warmup" desc:"What is fetched before anybody asks."`
@@ -20,6 +21,12 @@ type L1Config struct {
 	Size     int           `yaml:"size" desc:"The most entries."`
 	TTL      conf.Duration `yaml:"ttl" desc:"How long an entry is fresh here at most, and how long one is fresh where its tool gives no ttl."`
 	MaxBytes conf.Size     `yaml:"max_bytes" desc:"The most bytes of results."`
+}
+
+// L2Config is the level in Redis.
+type L2Config struct {
+	TTL     conf.Duration `yaml:"ttl" desc:"How long an entry stays there at most."`
+	KeyFile string        `yaml:"key_file" desc:"A file with at least 32 random bytes: entries are encrypted and authenticated with it. All servers that share redis need the same."`
 }
 
 // L3Config is the level in a database.
@@ -44,6 +51,7 @@ type WarmupConfig struct {
 // DefaultConfig gives 1000 entries, 60 s and 64 MiB in the process, and what else there would be at 1 h and 1 GiB.
 func DefaultConfig() Config {
 	return Config{L1: L1Config{Size: 1000, TTL: conf.Duration(time.Minute), MaxBytes: 64 << 20},
+		L2:           L2Config{TTL: conf.Duration(5 * time.Minute)},
 		L3:           L3Config{TTL: conf.Duration(time.Hour), MaxBytes: 1 << 30},
 		Invalidation: InvalidationConfig{Every: conf.Duration(time.Minute)},
 		Warmup:       WarmupConfig{InitialLoad: 1000, Interval: conf.Duration(30 * time.Second), PriorityThreshold: 10}}
@@ -63,6 +71,9 @@ func (c *Config) Validate() conf.Faults {
 	}
 	if int64(c.L1.MaxBytes) < int64(c.L1.Size) {
 		fault("l1.max_bytes", "is less than a byte an entry", "raise it, or lower l1.size")
+	}
+	if c.L2.TTL <= 0 {
+		fault("l2.ttl", "must be longer than nothing", "write 300s, or leave redis.nodes out")
 	}
 	if c.L3.TTL <= 0 {
 		fault("l3.ttl", "must be longer than nothing", "write 1h, or leave l3.source out")

@@ -31,12 +31,13 @@ type flights struct {
 }
 
 // join gives the flight of a key, and whether the caller is its first and has to see to the work. A flight that a change
-// has overtaken is left to those who wait for it already: who comes after the change must not get what was read before.
-func (fs *flights) join(key []byte) (f *flight, first bool) {
+// has overtaken is left to those who wait for it already: who comes after the change must not get what was read before. Where
+// a change may not be known of, that is every flight that has begun.
+func (fs *flights) join(key []byte, known bool) (f *flight, first bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	old := fs.running[string(key)]
-	if old != nil && (!old.begun || fs.tags.current(old.stamps)) {
+	if old != nil && (!old.begun || known && fs.tags.current(old.stamps)) {
 		return old, false
 	}
 	f = &flight{key: string(key), after: old, done: make(chan struct{})}

@@ -142,7 +142,7 @@ func (d *rows) call(t *testing.T, c *Cache, seed uint64, callers, operations int
 		if planted == alwaysBelief {
 			of := reading(id)
 			e := entryOf(of, r, born, 0)
-			e.stamps = c.tags.stamps(tagsOf(of))
+			e.stamps = c.tags.stamps(c.tagsOf(of))
 			c.l1.put(e, e.Born)
 		}
 	}

@@ -28,6 +28,7 @@ type Entry struct {
 	StaleRevalidate, StaleError time.Duration
 
 	stamps []stamp
+	level  uint8         // that it was found in; 0 for the work
 	life   time.Duration // how long it is fresh here, from its birth
 	early  time.Duration // how long before the end of that a refresh may begin
 	hits   atomic.Int64

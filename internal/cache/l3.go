@@ -77,7 +77,7 @@ const (
 )
 
 // errOwed says that the database of the level does not know yet what was made void.
-var errOwed = errors.New("the database of cache.l3 could not be told; it is closed until it is, which is tried again and again")
+var errOwed = errors.New("the database of cache.l3 does not answer; it is told as soon as it does, and not read until then")
 
 func newL3(cfg L3Config, every time.Duration, db Database, tags *Tags, count Counters, log *slog.Logger) (*L3, error) {
 	l := &L3{cfg: cfg, tags: tags, log: log, count: count, queue: make(chan *Entry, l3Queue), asked: map[string]int64{}, owed: map[uint32]uint64{},
@@ -214,7 +214,7 @@ func (l *L3) reconcile() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for s := range l.known {
-		if v := l.tags.versions[s].Load(); v > l.known[s] {
+		if v := l.tags.stripes[s].version.Load(); v > l.known[s] {
 			l.owed[uint32(s)] = max(l.owed[uint32(s)], v)
 		}
 	}
@@ -347,7 +347,9 @@ func (e *Entry) stored() *stored {
 		s.Hints = &[2]int64{r.Hints.TTL.Milliseconds(), int64(r.Hints.Scope)}
 	}
 	for _, m := range e.stamps {
-		s.Stamps = append(s.Stamps, [2]uint64{uint64(m.stripe), m.version})
+		if m.stripe < stripes {
+			s.Stamps = append(s.Stamps, [2]uint64{uint64(m.stripe), m.version})
+		}
 	}
 	return s
 }
@@ -364,19 +366,21 @@ func (s *stored) entry() *Entry {
 		e.Result.Hints = &mcp.Hints{TTL: time.Duration(s.Hints[0]) * ms, Scope: mcp.Scope(s.Hints[1])}
 	}
 	for _, m := range s.Stamps {
-		e.stamps = append(e.stamps, stamp{uint32(m[0]), m[1]})
+		e.stamps = append(e.stamps, stamp{stripe: uint32(m[0]), version: m[1]})
 	}
 	return e
 }
 
-// find gives the fresh entry of a key; nil where there is none. tags are the call's.
-func (l *L3) find(ctx context.Context, key []byte, tags []string) *Entry {
+// find gives the fresh entry of a key; nil where there is none. tags are the call's, and stamps are theirs from before.
+func (l *L3) find(ctx context.Context, key []byte, tags []string, stamps []stamp) *Entry {
 	if time.Now().UnixNano() < l.away.Load() || !l.open.Load() {
 		return nil
 	}
-	asked := make([]string, len(tags))
-	for i, t := range tags {
-		asked[i] = strconv.FormatUint(uint64(l.tags.stripe(t)), 10)
+	asked := make([]string, 0, len(tags))
+	for _, t := range tags {
+		if s := l.tags.stripe(t); s < stripes {
+			asked = append(asked, strconv.FormatUint(uint64(s), 10))
+		}
 	}
 	now := time.Now()
 	out, err := l.run(ctx, l.get, l3Get, "["+strings.Join(asked, ",")+"]", l3Key(key), now.UnixMilli())
@@ -405,6 +409,15 @@ func (l *L3) find(ctx context.Context, key []byte, tags []string) *Entry {
 	if e == nil || e.Key != string(key) {
 		return nil
 	}
+	own := e.stamps
+	e.stamps = slices.Clone(stamps)
+	for _, m := range own {
+		i := slices.IndexFunc(stamps, func(s stamp) bool { return s.stripe == m.stripe })
+		if i < 0 {
+			return nil
+		}
+		e.stamps[i].version = m.version
+	}
 	return e
 }
 
@@ -420,7 +433,7 @@ func (l *L3) read(text string, now time.Time) *Entry {
 		}
 	}
 	e := s.entry()
-	if age := now.Sub(e.Born); age < 0 || age >= min(e.TTL, l.cfg.TTL.Std()) || !l.tags.current(e.stamps) {
+	if age := now.Sub(e.Born); age < 0 || age >= min(e.TTL, l.cfg.TTL.Std()) || !l.tags.latest(e.stamps) {
 		return nil
 	}
 	return e
@@ -625,8 +638,8 @@ func (l *L3) countHits() {
 	_, _ = l.run(context.Background(), l.hits, l3Time, string(text)) // counts, and no more than that
 }
 
-// load gives the n entries that were most asked for and are fresh.
-func (l *L3) load(ctx context.Context, n int) ([]*Entry, error) {
+// load gives the n entries that were most asked for and are fresh. heard is what other processes have announced before.
+func (l *L3) load(ctx context.Context, heard []uint32, n int) ([]*Entry, error) {
 	if err := l.begin(ctx); err != nil {
 		return nil, err
 	}
@@ -642,6 +655,9 @@ func (l *L3) load(ctx context.Context, n int) ([]*Entry, error) {
 	var entries []*Entry
 	for _, r := range got.Rows {
 		if e := l.read(r.Entry, now); e != nil {
+			for i := range e.stamps {
+				e.stamps[i].remote = heard[e.stamps[i].stripe]
+			}
 			entries = append(entries, e)
 		}
 	}

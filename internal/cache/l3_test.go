@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	if s := started.Load(); s != nil {
 		s.Stop()
 	}
+	if s := startedRedis.Load(); s != nil {
+		s.Stop()
+	}
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
 			os.Stderr.WriteString(err.Error() + "\n")
@@ -256,7 +259,7 @@ func TestL3OfTwoProcesses(t *testing.T) {
 		do(t, a.Cache, writing(1, false), db.write(1, 11))
 		// b has not heard of the write: what it fills carries the old version.
 		old := entryOf(reading(1), mcp.Result{Fields: []byte("10"), Rows: mcp.RowsOne}, time.Now(), 0)
-		old.stamps = b.tags.stamps(tagsOf(reading(1)))
+		old.stamps = b.tags.stamps(b.tagsOf(reading(1)))
 		b.l3.writeBatch([]*Entry{old})
 		level(t, start(t, p).Middleware(db.read), reading(1), mcp.CacheMiss, 0, "11")
 		// Looking for it tells b.

@@ -33,9 +33,21 @@ func targetTag(target string) string { return targetPrefix + target }
 // wrong; the memory is the same however many tags there are. Its methods are safe for concurrent use, lock nothing, and
 // belong to the process: a reload must not forget a version.
 type Tags struct {
-	versions [stripes]atomic.Uint64
-	writes   [stripes]atomic.Int32 // under way
+	stripes [stripes + 1]stripe // the last is sharedTag's
 }
+
+// stripe is what tags of one hash have in common.
+type stripe struct {
+	version atomic.Uint64
+	remote  atomic.Uint32 // of changes that other processes announced
+	writes  atomic.Int32  // under way in this process
+}
+
+// sharedTag is the tag of all results that other processes may make void. It is of this process, and no level keeps it.
+const sharedTag = stripes
+
+// sharedName is its name.
+const sharedName = "\x00shared"
 
 // NewTags makes the versions of a process.
 func NewTags() *Tags { return new(Tags) }
@@ -43,14 +55,26 @@ func NewTags() *Tags { return new(Tags) }
 // stamp is a tag's version at one moment.
 type stamp struct {
 	stripe  uint32
+	remote  uint32
 	version uint64
 }
+
+// stamp gives a stripe's state now.
+func (t *Tags) stamp(stripe uint32) stamp {
+	s := &t.stripes[stripe]
+	return stamp{stripe, s.remote.Load(), s.version.Load()}
+}
+
+// hear makes void what rests on a stripe: another process has changed something, or may have.
+func (t *Tags) hear(stripe uint32) { t.stripes[stripe].remote.Add(1) }
 
 // stripe gives the version that a tag has. It is the same in every process, since a level that outlives one keeps it.
 func (t *Tags) stripe(tag string) uint32 {
 	switch hash := xxh3.HashString(tag); {
 	case tag == everything:
 		return tagStripes
+	case tag == sharedName:
+		return sharedTag
 	case strings.HasPrefix(tag, targetPrefix):
 		return tagStripes + 1 + uint32(hash%(targetStripes-1))
 	default:
@@ -58,11 +82,20 @@ func (t *Tags) stripe(tag string) uint32 {
 	}
 }
 
+// heard gives, by stripe, what other processes have announced.
+func (t *Tags) heard() []uint32 {
+	out := make([]uint32, len(t.stripes))
+	for i := range out {
+		out[i] = t.stripes[i].remote.Load()
+	}
+	return out
+}
+
 // learn takes over a version that another process, or this one in another life, has raised a stripe to.
 func (t *Tags) learn(stripe uint32, version uint64) {
 	for {
-		own := t.versions[stripe].Load()
-		if own >= version || t.versions[stripe].CompareAndSwap(own, version) {
+		own := t.stripes[stripe].version.Load()
+		if own >= version || t.stripes[stripe].version.CompareAndSwap(own, version) {
 			return
 		}
 	}
@@ -71,7 +104,7 @@ func (t *Tags) learn(stripe uint32, version uint64) {
 // busy tells whether a write is under way to what was stamped.
 func (t *Tags) busy(stamps []stamp) bool {
 	for _, s := range stamps {
-		if t.writes[s.stripe].Load() > 0 {
+		if t.stripes[s.stripe].writes.Load() > 0 {
 			return true
 		}
 	}
@@ -82,8 +115,7 @@ func (t *Tags) busy(stamps []stamp) bool {
 func (t *Tags) stamps(tags []string) []stamp {
 	out := make([]stamp, len(tags))
 	for i, tag := range tags {
-		s := t.stripe(tag)
-		out[i] = stamp{s, t.versions[s].Load()}
+		out[i] = t.stamp(t.stripe(tag))
 	}
 	return out
 }
@@ -91,7 +123,18 @@ func (t *Tags) stamps(tags []string) []stamp {
 // current tells whether nothing that was stamped has changed since.
 func (t *Tags) current(stamps []stamp) bool {
 	for _, s := range stamps {
-		if t.versions[s.stripe].Load() != s.version {
+		if t.stamp(s.stripe) != s {
+			return false
+		}
+	}
+	return true
+}
+
+// latest tells whether the versions of stamps are the present ones, whatever other processes announced: it is for levels
+// that those tell by themselves.
+func (t *Tags) latest(stamps []stamp) bool {
+	for _, s := range stamps {
+		if t.stripes[s.stripe].version.Load() != s.version {
 			return false
 		}
 	}
@@ -111,8 +154,9 @@ func (t *Tags) begin(tags []string) change {
 	for _, tag := range tags {
 		s := t.stripe(tag)
 		if c.mark(s) == nil {
-			c.shared = t.writes[s].Add(1) > 1 || c.shared
-			c.marks = append(c.marks, stamp{s, t.versions[s].Add(1)})
+			own := &t.stripes[s]
+			c.shared = own.writes.Add(1) > 1 || c.shared
+			c.marks = append(c.marks, stamp{s, own.remote.Load(), own.version.Add(1)})
 		}
 	}
 	return c
@@ -134,12 +178,14 @@ func (c *change) end() (alone bool) {
 	alone = !c.shared
 	for i := range c.marks {
 		m := &c.marks[i]
-		if !c.tags.versions[m.stripe].CompareAndSwap(m.version, m.version+1) {
-			c.tags.versions[m.stripe].Add(1)
+		own := &c.tags.stripes[m.stripe]
+		if !own.version.CompareAndSwap(m.version, m.version+1) {
+			own.version.Add(1)
 			alone = false
 		}
+		alone = alone && own.remote.Load() == m.remote
 		m.version++
-		c.tags.writes[m.stripe].Add(-1)
+		own.writes.Add(-1)
 	}
 	return alone
 }

@@ -19,14 +19,18 @@ func (c *Cache) Load(ctx context.Context, recall Recall) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, warmLimit)
 	defer cancel()
-	entries, err := c.l3.load(ctx, c.cfg.Warmup.InitialLoad)
+	heard := c.tags.heard()
+	entries, err := c.l3.load(ctx, heard, c.cfg.Warmup.InitialLoad)
 	if err != nil {
 		c.log.Warn("the cache starts cold: what cache.l3 holds could not be read", "error", err)
 		return
 	}
 	now, loaded := time.Now(), 0
 	for _, e := range entries {
-		if e.call(recall) != nil { // else its tool has changed, and nobody asks for it any more
+		if call := e.call(recall); call != nil { // else its tool has changed, and nobody asks for it any more
+			if call.Policy.Mutable && c.l2 != nil {
+				e.stamps = append(e.stamps, stamp{stripe: sharedTag, remote: heard[sharedTag], version: 0})
+			}
 			if c.keep(e, now, Warmed) {
 				loaded++
 			}
@@ -83,7 +87,7 @@ func (c *Cache) tend(every time.Duration, recall Recall, next mcp.Handler) {
 		}
 		fetched++
 		// One after the other: callers come first, and there is an interval's time.
-		if f, first := c.flights.join(call.Key()); first {
+		if f, first := c.flights.join(call.Key(), true); first {
 			c.count.Count(Refreshed)
 			c.fly(f, call, e, next)
 		}

@@ -37,6 +37,7 @@ func (b *builder) cachePolicy(p *mcp.Policy, path string, c *CachePolicy, params
 	}
 	if tags := b.tags(path+".tags", c.Tags, params); len(tags) > 0 {
 		p.Tags = func(args []mcp.Value) []string { return fill(tags, args) }
+		p.Mutable = true
 		for _, text := range c.Tags {
 			b.tagged[skeleton(text)] = true
 		}
@@ -109,6 +110,7 @@ func (b *builder) changes(t *tool, tools map[string]*tool) {
 		return out
 	}}
 	if through != nil {
+		through.read.policy.Mutable = true
 		t.policy.Changes.Put = through.put
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"millrace/internal/conf"
 	"millrace/internal/front"
 	"millrace/internal/identity"
+	"millrace/internal/redis"
 	"millrace/internal/session"
 	"millrace/internal/sqldb"
 )
@@ -33,6 +34,7 @@ type Config struct {
 	Probes    admin.ProbesConfig      `yaml:"probes" desc:"A listener for kubelets and scrapers. Changes need a restart."`
 	Auth      identity.Config         `yaml:"auth" desc:"Who may call."`
 	Sessions  session.Config          `yaml:"sessions" desc:"Bounds on what legacy clients need remembered. Changes need a restart."`
+	Redis     redis.Config            `yaml:"redis" desc:"The Redis or Valkey that servers share: the second level of the cache."`
 	Cache     cache.Config            `yaml:"cache" desc:"Where results of tools with cache: are kept."`
 	Sources   map[string]sqldb.Config `yaml:"sources" desc:"Databases by name."`
 	Tools     []catalog.Tool          `yaml:"tools" desc:"SQL statements that agents can call."`
@@ -44,7 +46,7 @@ type Config struct {
 // Default is what holds where the file says nothing.
 func Default() Config {
 	return Config{Listen: front.DefaultConfig(), Admin: admin.DefaultConfig(), Auth: identity.DefaultConfig(),
-		Sessions: session.DefaultConfig(), Cache: cache.DefaultConfig()}
+		Sessions: session.DefaultConfig(), Redis: redis.DefaultConfig(), Cache: cache.DefaultConfig()}
 }
 
 // Loaded is a configuration with where its keys stand.
@@ -105,7 +107,11 @@ func (l *Loaded) validate() conf.Faults {
 	add("probes", l.Probes.Validate())
 	add("auth", l.Auth.Validate())
 	add("sessions", l.Sessions.Validate())
+	add("redis", l.Redis.Validate())
 	add("cache", l.Cache.Validate())
+	if l.Cache.L2.KeyFile != "" && len(l.Redis.Nodes) == 0 && !l.told["redis"] && !l.told["redis.nodes"] {
+		add("cache", conf.Faults{{Path: "l2.key_file", Message: "is given and there is no Redis", Fix: "name servers in redis.nodes, or remove it"}})
+	}
 	if name := l.Cache.L3.Source; name != "" {
 		if _, ok := l.Sources[name]; !ok && !l.told["sources"] && !l.told[conf.Key("sources", name)] {
 			add("cache", conf.Faults{{Path: "l3.source", Message: fmt.Sprintf("there is no source %q", name), Fix: "name one of sources"}})

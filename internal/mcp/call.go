@@ -27,6 +27,8 @@ type Policy struct {
 	Negative time.Duration
 	// Tags gives what a result rests on, for changes to name; nil for nothing.
 	Tags func(args []Value) []string
+	// Mutable tells that others say when what a result rests on changes: it is not known by time alone.
+	Mutable bool
 	// Changes says what a write changes of that; nil for nothing.
 	Changes *Changes
 }

@@ -1,0 +1,299 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"millrace/internal/mcp"
+	"millrace/internal/redis"
+	"millrace/internal/redistest"
+)
+
+// startedRedis is the Redis of this test binary, nil while no test has needed it.
+var startedRedis atomic.Pointer[redistest.Server]
+
+var redisServer = sync.OnceValues(func() (*redistest.Server, error) {
+	s, err := redistest.New()
+	startedRedis.Store(s)
+	return s, err
+})
+
+// node is one process of several that share a Redis, and perhaps a database.
+type node struct {
+	*Cache
+	n1, n2, n3 *counts
+	client     *redis.Client
+}
+
+// deployment is what nodes share.
+type deployment struct {
+	addr   string
+	prefix string
+	secret []byte
+	place  *place
+}
+
+var deployments atomic.Int64
+
+// newDeployment gives one of its own on the Redis of all tests.
+func newDeployment(t *testing.T) *deployment {
+	t.Helper()
+	s, err := redisServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &deployment{addr: s.Addr(), prefix: fmt.Sprintf("t%d", deployments.Add(1))}
+}
+
+// start starts a node and waits until it holds its lease.
+func (d *deployment) start(t *testing.T, change ...func(*Config)) *node {
+	t.Helper()
+	n := d.launch(t, change...)
+	n.await(t)
+	return n
+}
+
+func (d *deployment) launch(t *testing.T, change ...func(*Config)) *node {
+	t.Helper()
+	cfg := DefaultConfig()
+	for _, f := range change {
+		f(&cfg)
+	}
+	to := redis.DefaultConfig()
+	to.Nodes, to.Prefix = []string{d.addr}, d.prefix
+	n := &node{n1: &counts{}, n2: &counts{}, n3: &counts{}}
+	var err error
+	if n.client, err = redis.Open(to, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.client.Close)
+	deps := Deps{Tags: NewTags(), L1: n.n1, L2: n.n2, L3: n.n3, Redis: n.client, Secret: d.secret, Log: slog.New(slog.DiscardHandler)}
+	if d.place != nil {
+		deps.Database = &Database{d.place.dialect, d.place.source.Compile}
+	}
+	if n.Cache, err = New(cfg, deps); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.Close)
+	n.l1.chance = func() float64 { return 0 }
+	n.l2.budget = time.Second // tests run beside each other
+	if d.place != nil {
+		if err := n.l3.begin(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return n
+}
+
+func (n *node) await(t *testing.T) {
+	t.Helper()
+	eventually(t, "a lease", func() bool { return n.l2.open() })
+}
+
+// eventually waits until what something outside this process does has come true.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for until := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("no %s within 10 s", what)
+		}
+	}
+}
+
+// filled waits until a node has written n entries into the level.
+func (n *node) filled(t *testing.T, count int64) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d fills", count), func() bool { return n.n2.of(Filled) == count })
+}
+
+func TestL2IsShared(t *testing.T) {
+	t.Parallel()
+	for name, secret := range map[string][]byte{"plain": nil, "encrypted": []byte(strings.Repeat("k", 32))} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDeployment(t)
+			d.secret = secret
+			a, b := d.start(t), d.start(t)
+			db := &table{rows: map[int64]int64{1: 10, 2: 20}}
+			hints := &mcp.Hints{TTL: time.Minute, Scope: mcp.ScopeTenant}
+			read := func(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
+				r, err := db.read(ctx, c)
+				r.Meta, r.Hints = []byte(`"a":"\"\\é"`), hints
+				return r, err
+			}
+			level(t, a.Middleware(read), reading(1), mcp.CacheMiss, 0, "10")
+			a.filled(t, 1)
+			level(t, b.Middleware(read), reading(1), mcp.CacheHit, 2, "10")
+			level(t, b.Middleware(read), reading(1), mcp.CacheHit, 1, "10")
+			r, err := b.Middleware(read)(t.Context(), reading(1))
+			if err != nil || string(r.Meta) != `"a":"\"\\é"` || *r.Hints != *hints || r.Rows != mcp.RowsOne || db.runs.Load() != 1 {
+				t.Errorf("%+v, %v after %d runs", r, err, db.runs.Load())
+			}
+			if b.n2.of(Hit) != 1 || a.n2.of(Miss) != 1 {
+				t.Errorf("%d hits, %d misses", b.n2.of(Hit), a.n2.of(Miss))
+			}
+			// A changed tool shares nothing with the old one, nor does one caller with another.
+			changed, private := reading(1), reading(1)
+			changed.Version[0]++
+			private.Policy.Scope = mcp.ScopePrivate
+			level(t, b.Middleware(read), changed, mcp.CacheMiss, 0, "10")
+			level(t, b.Middleware(read), private, mcp.CacheMiss, 0, "10")
+		})
+	}
+}
+
+// Who reads after a write has answered reads it, on every node.
+func TestAWriteIsReadOnEveryNode(t *testing.T) {
+	t.Parallel()
+	d := newDeployment(t)
+	nodes := []*node{d.start(t), d.start(t), d.start(t)}
+	db := &table{rows: map[int64]int64{1: 0}}
+	for _, n := range nodes {
+		if _, err := n.Middleware(db.read)(t.Context(), reading(1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for v := int64(1); v <= 100; v++ {
+		writer := nodes[v%3]
+		do(t, writer.Cache, writing(1, v%2 == 0), db.write(1, v))
+		for i, n := range nodes {
+			r, err := n.Middleware(db.read)(t.Context(), reading(1))
+			if err != nil || string(r.Fields) != fmt.Sprint(v) {
+				t.Fatalf("node %d reads %s after %d was written, %v", i, r.Fields, v, err)
+			}
+		}
+	}
+	hits := int64(0)
+	for _, n := range nodes {
+		hits += n.n2.of(Hit) + n.n1.of(Hit)
+	}
+	if hits < 100 {
+		t.Errorf("%d hits: the levels were not used", hits)
+	}
+}
+
+// What a write returned is what all nodes read, without asking the database.
+func TestAWriteIsPutForEveryNode(t *testing.T) {
+	t.Parallel()
+	d := newDeployment(t)
+	a, b := d.start(t), d.start(t)
+	db := &table{rows: map[int64]int64{1: 10}}
+	level(t, b.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "10")
+	b.filled(t, 1)
+	do(t, a.Cache, writing(1, true), db.write(1, 11))
+	a.filled(t, 1)
+	level(t, b.Middleware(db.read), reading(1), mcp.CacheHit, 2, "11")
+	level(t, a.Middleware(db.read), reading(1), mcp.CacheHit, 1, "11")
+	// Not so where another node writes at the same time: which was the last is not known.
+	do(t, a.Cache, writing(1, true), func(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
+		do(t, b.Cache, writing(1, true), db.write(1, 13))
+		return mcp.Result{Fields: []byte("12"), Rows: mcp.RowsOne}, nil
+	})
+	r, err := a.Middleware(db.read)(t.Context(), reading(1))
+	if err != nil || string(r.Fields) != "13" {
+		t.Errorf("%q, %v", r.Fields, err)
+	}
+	if a.n1.of(Put) != 1 || b.n1.of(Put) != 0 {
+		t.Errorf("%d and %d puts, want 1 and none", a.n1.of(Put), b.n1.of(Put))
+	}
+}
+
+// A node that dies in the middle of a write leaves nothing anywhere that was read before the write was done.
+func TestL2AfterADeathInTheMiddleOfAWrite(t *testing.T) {
+	t.Parallel()
+	d := newDeployment(t)
+	a, b := d.start(t), d.start(t)
+	db := &table{rows: map[int64]int64{1: 10}}
+	level(t, b.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "10")
+	do(t, a.Cache, writing(1, false), func(ctx context.Context, call *mcp.Call) (mcp.Result, error) {
+		eventually(t, "read past the cache", func() bool { // b is told and not waited for
+			r, err := b.Middleware(db.read)(t.Context(), reading(1))
+			if err != nil || string(r.Fields) != "10" {
+				t.Errorf("%s %q, %v", r.Cache.Status, r.Fields, err)
+			}
+			return r.Cache.Status != mcp.CacheHit
+		})
+		out, err := db.write(1, 11)(ctx, call)
+		// Here it dies: what b read meanwhile must not be there.
+		level(t, b.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "11")
+		level(t, d.start(t).Middleware(db.read), reading(1), mcp.CacheMiss, 0, "11")
+		return out, err
+	})
+	level(t, b.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "11")
+	level(t, b.Middleware(db.read), reading(1), mcp.CacheHit, 1, "11")
+}
+
+// Ten thousand callers on several nodes cost one query.
+func TestOneFlightForAllNodes(t *testing.T) {
+	t.Parallel()
+	d := newDeployment(t)
+	nodes := []*node{d.start(t), d.start(t), d.start(t)}
+	var runs atomic.Int64
+	arrived := make(chan struct{})
+	read := func(context.Context, *mcp.Call) (mcp.Result, error) {
+		if runs.Add(1) == 1 {
+			<-arrived
+		}
+		return mcp.Result{Fields: []byte("10"), Rows: mcp.RowsOne}, nil
+	}
+	var wg sync.WaitGroup
+	const callers = 3000
+	for i := range callers {
+		wg.Go(func() {
+			r, err := nodes[i%3].Middleware(read)(context.Background(), reading(1))
+			if err != nil || string(r.Fields) != "10" {
+				t.Errorf("%q, %v", r.Fields, err)
+			}
+		})
+	}
+	eventually(t, "callers", func() bool {
+		n := int64(0)
+		for _, node := range nodes {
+			n += node.n1.of(Coalesced) + node.n1.of(Miss)
+		}
+		return n == callers
+	})
+	close(arrived)
+	wg.Wait()
+	if n := runs.Load(); n != 1 {
+		t.Errorf("%d queries for %d callers", n, callers)
+	}
+}
+
+// A purge reaches what other nodes hold.
+func TestAPurgeReachesEveryNode(t *testing.T) {
+	t.Parallel()
+	d := newDeployment(t)
+	a, b := d.start(t), d.start(t)
+	db := &table{rows: map[int64]int64{1: 10, 2: 20}}
+	h := b.Middleware(db.read)
+	warm := func() {
+		for id := int64(1); id <= 2; id++ {
+			if _, err := h(t.Context(), reading(id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	warm()
+	level(t, h, reading(1), mcp.CacheHit, 1, "10")
+	if err := a.Purge([]string{"row:1"}, nil); err != nil {
+		t.Error(err)
+	}
+	level(t, h, reading(1), mcp.CacheMiss, 0, "10")
+	level(t, h, reading(2), mcp.CacheHit, 1, "20")
+	if err := a.Purge(nil, []string{"t"}); err != nil {
+		t.Error(err)
+	}
+	level(t, h, reading(2), mcp.CacheMiss, 0, "20")
+	warm()
+	if err := a.PurgeAll(); err != nil {
+		t.Error(err)
+	}
+	level(t, h, reading(1), mcp.CacheMiss, 0, "10")
+}
