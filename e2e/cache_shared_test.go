@@ -80,7 +80,7 @@ func TestServersShareTheirCache(t *testing.T) {
 			t.Fatalf("after %d was written without Redis: %s %s", 2000+population, status, rows)
 		}
 	}
-	if out, errs, code := harness.Run(t, nil, "cache", "purge", "--admin", a.Admin, "--all"); code == 0 || !strings.Contains(out+errs, "Redis does not answer") {
+	if out, errs, code := harness.Run(t, nil, "cache", "purge", "--admin", a.Admin, "--all"); code == 0 || !strings.Contains(out+errs, "Redis, or the database of cache.l3, does not answer") {
 		t.Errorf("a purge that Redis was not told of: %d %s%s", code, out, errs)
 	}
 	r.Start()

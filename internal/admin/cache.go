@@ -6,7 +6,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"strings"
 	"strconv"
 
 	"millrace/internal/cache"
@@ -94,7 +93,8 @@ func addCache(mux *http.ServeMux, held func() Cache) {
 
 func purged(w http.ResponseWriter, err error) {
 	if err != nil {
-		http.Error(w, "the results are void for this server, and others may go on serving them: "+strings.ReplaceAll(err.Error(), "\n", "; "), http.StatusServiceUnavailable)
+		http.Error(w, "the results are void for this server; Redis, or the database of cache.l3, does not answer and will be told as soon as it does: until then other servers may go on serving them",
+			http.StatusServiceUnavailable)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
