@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,6 +38,7 @@ type deployment struct {
 	prefix string
 	secret []byte
 	place  *place
+	more   func(*redis.Config)
 }
 
 var deployments atomic.Int64
@@ -67,6 +69,9 @@ func (d *deployment) launch(t *testing.T, change ...func(*Config)) *node {
 	}
 	to := redis.DefaultConfig()
 	to.Nodes, to.Prefix = []string{d.addr}, d.prefix
+	if d.more != nil {
+		d.more(&to)
+	}
 	n := &node{n1: &counts{}, n2: &counts{}, n3: &counts{}}
 	var err error
 	if n.client, err = redis.Open(to, slog.New(slog.DiscardHandler)); err != nil {
@@ -296,4 +301,96 @@ func TestAPurgeReachesEveryNode(t *testing.T) {
 		t.Error(err)
 	}
 	level(t, h, reading(1), mcp.CacheMiss, 0, "10")
+}
+
+// A cluster keeps entries on all of its servers, and versions on one.
+func TestL2InACluster(t *testing.T) {
+	t.Parallel()
+	servers, err := redistest.NewCluster(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range servers {
+		defer s.Stop()
+	}
+	d := &deployment{addr: servers[0].Addr(), prefix: "c"}
+	a, b := d.start(t), d.start(t)
+	db := &table{rows: map[int64]int64{}}
+	for id := range int64(20) {
+		db.rows[id] = 10 * id
+		level(t, a.Middleware(db.read), reading(id), mcp.CacheMiss, 0, fmt.Sprint(10*id))
+	}
+	a.filled(t, 20)
+	for id := range int64(20) {
+		level(t, b.Middleware(db.read), reading(id), mcp.CacheHit, 2, fmt.Sprint(10*id))
+		do(t, b.Cache, writing(id, false), db.write(id, id))
+		if r, err := a.Middleware(db.read)(t.Context(), reading(id)); err != nil || string(r.Fields) != fmt.Sprint(id) {
+			t.Errorf("row %d is %s after %d was written, %v", id, r.Fields, id, err)
+		}
+	}
+	for _, s := range servers {
+		if keys, err := s.Command("DBSIZE"); err != nil || keys == ":0" {
+			t.Errorf("a server of the cluster has %s keys, %v", keys, err)
+		}
+	}
+	if n := a.n2.of(Failed) + b.n2.of(Failed); n != 0 {
+		t.Errorf("%d failures", n)
+	}
+}
+
+// When a Sentinel puts another server in the place of a dead one, nothing is served that the new one may not know to be void.
+func TestL2OverAFailover(t *testing.T) {
+	t.Parallel()
+	master, err := redistest.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Stop()
+	way := newLink(t, master.Addr())
+	_, port, _ := net.SplitHostPort(way.listener.Addr().String())
+	replica, err := redistest.New("--replicaof", "127.0.0.1 "+port, "--repl-diskless-sync-delay", "0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer replica.Stop()
+	eventually(t, "replica", func() bool {
+		info, err := replica.Command("INFO replication")
+		return err == nil && strings.Contains(info, "master_link_status:up")
+	})
+	sentinel, err := redistest.NewSentinel(master)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sentinel.Stop()
+	eventually(t, "Sentinel that knows the replica", func() bool {
+		info, err := sentinel.Command("INFO sentinel")
+		return err == nil && strings.Contains(info, "slaves=1")
+	})
+	d := &deployment{addr: sentinel.Addr(), prefix: "s", more: func(c *redis.Config) { c.Sentinel = "main" }}
+	a, b := d.start(t), d.start(t)
+	db := &table{rows: map[int64]int64{1: 10}}
+	level(t, a.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "10")
+	a.filled(t, 1)
+	level(t, b.Middleware(db.read), reading(1), mcp.CacheHit, 2, "10")
+	eventually(t, "entry on the replica", func() bool {
+		keys, err := replica.Command("KEYS s:e:*")
+		return err == nil && keys == "*1"
+	})
+	// The replica hears nothing of the write that its master takes last.
+	way.hold()
+	do(t, a.Cache, writing(1, false), db.write(1, 11))
+	master.Kill()
+	way.drop.Store(true)
+	way.release()
+	for _, n := range []*node{a, b} {
+		if r, err := n.Middleware(db.read)(t.Context(), reading(1)); err != nil || string(r.Fields) != "11" {
+			t.Errorf("%s, %v", r.Fields, err)
+		}
+	}
+	eventually(t, "failover", func() bool { return a.l2.open() && b.l2.open() })
+	for _, n := range []*node{a, b} {
+		if r, err := n.Middleware(db.read)(t.Context(), reading(1)); err != nil || string(r.Fields) != "11" {
+			t.Errorf("after the failover: %s, %v", r.Fields, err)
+		}
+	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -34,6 +33,7 @@ type link struct {
 	to       string
 	listener net.Listener
 	held     atomic.Pointer[chan struct{}] // until when nothing passes; nil for now
+	drop     atomic.Bool                   // what was held is lost
 	mu       sync.Mutex                    // guards conns
 	conns    map[net.Conn]bool
 	work     sync.WaitGroup
@@ -90,15 +90,12 @@ func (k *link) pass(to, from net.Conn) {
 		if held := k.held.Load(); held != nil {
 			<-*held
 		}
-		if n > 0 {
+		if n > 0 && !k.drop.Load() {
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
 			}
 		}
 		if err != nil {
-			if err != io.EOF {
-				return
-			}
 			return
 		}
 	}

@@ -5,9 +5,11 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,6 +23,7 @@ type Server struct {
 	Options []string
 
 	dir, program string
+	sentinel     string // its configuration file, for one that is a Sentinel
 	cmd          *exec.Cmd
 }
 
@@ -43,13 +46,12 @@ func New(options ...string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freePort()
 	if err != nil {
 		os.RemoveAll(dir)
 		return nil, err
 	}
-	s := &Server{Port: l.Addr().(*net.TCPAddr).Port, Options: options, dir: dir, program: program}
-	l.Close()
+	s := &Server{Port: port, Options: options, dir: dir, program: program}
 	if err := s.Start(); err != nil {
 		os.RemoveAll(dir)
 		return nil, err
@@ -60,6 +62,9 @@ func New(options ...string) (*Server, error) {
 // Start starts the server, after Kill too, and waits until it answers.
 func (s *Server) Start() error {
 	s.cmd = exec.Command(s.program, append([]string{"--port", strconv.Itoa(s.Port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", s.dir}, s.Options...)...)
+	if s.sentinel != "" {
+		s.cmd = exec.Command(s.program, s.sentinel, "--sentinel")
+	}
 	s.cmd.Dir = s.dir
 	if err := s.cmd.Start(); err != nil {
 		return err
@@ -78,25 +83,123 @@ func (s *Server) Start() error {
 }
 
 func (s *Server) ping() error {
-	conn, err := net.DialTimeout("tcp", s.Addr(), time.Second)
-	if err != nil {
-		return err
+	line, err := s.Command("PING")
+	if err != nil && strings.HasPrefix(err.Error(), "-NOAUTH") {
+		return nil
 	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
-		return err
-	}
-	if _, err := conn.Write([]byte("PING\r\n")); err != nil {
-		return err
-	}
-	line, err := bufio.NewReader(conn).ReadString('\n')
-	if err != nil {
-		return err
-	}
-	if !strings.HasPrefix(line, "+PONG") && !strings.HasPrefix(line, "-NOAUTH") {
+	if err == nil && line != "+PONG" {
 		return fmt.Errorf("PING was answered with %q", line)
 	}
-	return nil
+	return err
+}
+
+// NewCluster starts servers of a cluster, each of which has an equal share of the slots. Stop must be called on each.
+func NewCluster(n int) (servers []*Server, err error) {
+	defer func() {
+		if err != nil {
+			for _, s := range servers {
+				s.Stop()
+			}
+		}
+	}()
+	const slots = 16384
+	for i := range n {
+		bus, err := freePort()
+		if err != nil {
+			return servers, err
+		}
+		s, err := New("--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus), "--cluster-node-timeout", "2000")
+		if err != nil {
+			return servers, err
+		}
+		servers = append(servers, s)
+		if _, err := s.Command(fmt.Sprintf("CLUSTER ADDSLOTSRANGE %d %d", i*slots/n, (i+1)*slots/n-1)); err != nil {
+			return servers, err
+		}
+		if i > 0 {
+			if _, err := s.Command(fmt.Sprintf("CLUSTER MEET 127.0.0.1 %d %s", servers[0].Port, servers[0].Options[3])); err != nil {
+				return servers, err
+			}
+		}
+	}
+	for until := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		agreed := 0
+		for _, s := range servers {
+			if info, err := s.Command("CLUSTER INFO"); err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d", n)) {
+				agreed++
+			}
+		}
+		if agreed == n {
+			return servers, nil
+		}
+		if time.Now().After(until) {
+			return servers, errors.New("the cluster did not come together")
+		}
+	}
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// Command runs a command, its words separated by blanks, and gives the first line of the answer, or the text of a bulk.
+func (s *Server) Command(words string) (string, error) {
+	conn, err := net.DialTimeout("tcp", s.Addr(), time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return "", err
+	}
+	if _, err := conn.Write([]byte(words + "\r\n")); err != nil {
+		return "", err
+	}
+	r := bufio.NewReader(conn)
+	line, err := r.ReadString('\n')
+	if err != nil {
+		return "", err
+	}
+	line = strings.TrimSpace(line)
+	if strings.HasPrefix(line, "-") {
+		return "", errors.New(line)
+	}
+	if n, err := strconv.Atoi(strings.TrimPrefix(line, "$")); err == nil && n > 0 && line[0] == '$' {
+		text := make([]byte, n)
+		_, err := io.ReadFull(r, text)
+		return string(text), err
+	}
+	return line, nil
+}
+
+// NewSentinel starts a Sentinel that watches master under the name "main". Its file is its own.
+func NewSentinel(master *Server) (*Server, error) {
+	dir, err := os.MkdirTemp("", "millrace-redis-")
+	if err != nil {
+		return nil, err
+	}
+	port, err := freePort()
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	file := filepath.Join(dir, "sentinel.conf")
+	text := fmt.Sprintf("port %d\nbind 127.0.0.1\ndir %s\nsentinel monitor main 127.0.0.1 %d 1\nsentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n", port, dir, master.Port)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	s := &Server{Port: port, dir: dir, program: master.program, sentinel: file}
+	if err := s.Start(); err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	return s, nil
 }
 
 // Kill ends the server at once, with all that it held.
