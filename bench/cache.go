@@ -12,27 +12,11 @@ import (
 	"time"
 )
 
-// cacheJob measures the cache's levels beyond the process: `make bench ARGS=cache`.
+// cacheJob measures the cache's levels: `make bench ARGS=cache`, or of its jobs those that match: `make bench ARGS='cache l2|nodes'`.
 func cacheJob(ctx context.Context, args []string) error {
-	quick := len(args) > 0 && args[0] == "--quick"
-	if len(args) > 1 || len(args) == 1 && !quick {
-		return fmt.Errorf("cache knows --quick, not %s", strings.Join(args, " "))
-	}
-	r, stop, err := newRun(ctx, "0:1", "")
-	if err != nil {
-		return err
-	}
-	defer stop()
-	g := &generator{run: r, quick: quick}
-	if err := g.l3Hits(ctx); err != nil {
-		return fmt.Errorf("l3: %w", err)
-	}
-	if err := g.restart(ctx); err != nil {
-		return fmt.Errorf("restart: %w", err)
-	}
-	printHeader(os.Stdout, r.m, options{rounds: 1, duration: g.span()})
-	printBars(os.Stdout, g.bars)
-	return nil
+	return jobs(ctx, "cache", args, func(g *generator) []job {
+		return []job{{"levels", g.levels}, {"l2", g.l2Hits}, {"pipelining", g.pipelining}, {"l3", g.l3Hits}, {"restart", g.restart}, {"killed", g.killed}, {"nodes", g.nodes}, {"zipf", g.zipf}}
+	}, func(g *generator) options { return options{rounds: g.rounds(), duration: g.span()} })
 }
 
 func (g *generator) span() time.Duration {
@@ -42,42 +26,74 @@ func (g *generator) span() time.Duration {
 	return 20 * time.Second
 }
 
-// cached is a server whose results outlive it, where kept is a file.
+// cached is a server of cached tools, which share what there is of levels beyond its process.
 type cached struct {
 	*process
 	admin string
 }
 
-// startCached starts a server of one tool over items, with L1 as large as is said.
-func (g *generator) startCached(ctx context.Context, kept string, l1, initial int) (*cached, error) {
+// levelsOf says how a server caches. Empty parts are levels that are not there.
+type levelsOf struct {
+	name    string // tells it from others
+	l1      int
+	initial int    // entries that are loaded at the start
+	redis   string // address
+	kept    string // SQLite file of L3
+	source  string // that the tools read and write, as YAML; the bench's SQLite where it is empty
+	ttl     time.Duration
+}
+
+// startCached starts a server of tools over items: lite_item, what no write can change, and item, which set_item writes.
+func (g *generator) startCached(ctx context.Context, o levelsOf) (*cached, error) {
 	addr, admin, err := freeAddrs()
 	if err != nil {
 		return nil, err
 	}
+	if o.source == "" {
+		o.source = fmt.Sprintf("{sqlite: {path: %q}}", g.sqlite)
+	}
+	if o.ttl == 0 {
+		o.ttl = time.Hour
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "version: 1\nlisten: {address: %q}\nadmin: {address: %q}\nsources:\n  lite: {sqlite: {path: %q}}\n", addr, admin, g.sqlite)
-	fmt.Fprintf(&b, "cache:\n  l1: {size: %d, ttl: 1h}\n  warmup: {initial_load: %d, interval: 0s}\n", l1, initial)
-	if kept != "" {
+	fmt.Fprintf(&b, "version: 1\nlisten: {address: %q}\nadmin: {address: %q}\nsources:\n  lite: %s\n", addr, admin, o.source)
+	if o.kept != "" {
+		fmt.Fprintf(&b, "  kept: {sqlite: {path: %q}}\n", o.kept)
+	}
+	if o.redis != "" {
+		fmt.Fprintf(&b, "redis: {nodes: [%q]}\n", o.redis)
+	}
+	fmt.Fprintf(&b, "cache:\n  l1: {size: %d, ttl: 1h}\n  l2: {ttl: 1h}\n  warmup: {initial_load: %d, interval: 0s}\n", o.l1, o.initial)
+	if o.kept != "" {
 		fmt.Fprintf(&b, "  l3: {source: kept, ttl: 1h}\n")
 	}
-	text := b.String()
-	if kept != "" {
-		text = strings.Replace(text, "sources:\n", fmt.Sprintf("sources:\n  kept: {sqlite: {path: %q}}\n", kept), 1)
-	}
-	text += `tools:
+	fmt.Fprintf(&b, `tools:
   - name: lite_item
     source: lite
     description: Measured by bench.
     statement: SELECT id, name, value FROM items WHERE id = :id
     parameters: [{name: id, type: integer, description: The key, required: true}]
     annotations: {readOnlyHint: true, idempotentHint: true}
-    cache: {ttl: 1h, scope: public}
-`
-	file := filepath.Join(g.m.dir, "cached.yaml")
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+    cache: {ttl: %[1]s, scope: public}
+  - name: item
+    source: lite
+    description: Measured by bench.
+    statement: SELECT id, name, value FROM items WHERE id = :id
+    parameters: [{name: id, type: integer, description: The key, required: true}]
+    annotations: {readOnlyHint: true, idempotentHint: true}
+    cache: {ttl: %[1]s, scope: public, tags: ["item:{id}"]}
+  - name: set_item
+    source: lite
+    description: Measured by bench.
+    statement: UPDATE items SET value = :value WHERE id = :id
+    parameters: [{name: id, type: integer, description: The key, required: true}, {name: value, type: integer, description: The new one, required: true}]
+    invalidates: ["item:{id}"]
+`, o.ttl)
+	file := filepath.Join(g.m.dir, "cached-"+o.name+".yaml")
+	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
 		return nil, err
 	}
-	p, err := g.m.start(ctx, "cached", addr, []string{g.millrace, "serve", "--config", file, "--log-level", "warn"},
+	p, err := g.m.start(ctx, "cached-"+o.name, addr, []string{g.millrace, "serve", "--config", file, "--log-level", "warn"},
 		startOptions{dir: g.m.dir, ready: isReady(admin)})
 	if err != nil {
 		return nil, err
@@ -87,12 +103,17 @@ func (g *generator) startCached(ctx context.Context, kept string, l1, initial in
 
 // requests reads how often a level gave a result.
 func (c *cached) requests(level, result string) (float64, error) {
+	return c.metric(fmt.Sprintf(`millrace_cache_requests_total{level=%q,result=%q}`, level, result))
+}
+
+// metric reads one figure, 0 where there is none.
+func (c *cached) metric(name string) (float64, error) {
 	resp, err := http.Get("http://" + c.admin + "/metrics")
 	if err != nil {
 		return 0, err
 	}
 	defer resp.Body.Close()
-	want := fmt.Sprintf(`millrace_cache_requests_total{level=%q,result=%q} `, level, result)
+	want := name + " "
 	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
 		if v, ok := strings.CutPrefix(lines.Text(), want); ok {
 			return strconv.ParseFloat(v, 64)
@@ -129,7 +150,7 @@ func (g *generator) l3Hits(ctx context.Context) error {
 	}
 	d := g.span()
 	ids := fmt.Sprintf(`{"sequence":[100000,%d]}`, 100_000+int(d.Seconds())*rate-1)
-	c, err := g.startCached(ctx, kept, 1000, 0)
+	c, err := g.startCached(ctx, levelsOf{name: "l3", l1: 1000, kept: kept})
 	if err != nil {
 		return err
 	}
@@ -137,7 +158,7 @@ func (g *generator) l3Hits(ctx context.Context) error {
 		return err
 	}
 	c.stop()
-	if c, err = g.startCached(ctx, kept, 1000, 0); err != nil {
+	if c, err = g.startCached(ctx, levelsOf{name: "l3", l1: 1000, kept: kept}); err != nil {
 		return err
 	}
 	defer c.stop()
@@ -166,7 +187,7 @@ func (g *generator) restart(ctx context.Context) error {
 	rates := map[string]float64{}
 	for _, file := range []string{kept, ""} {
 		const ids = `{"zipf":[100000,109999],"exponent":1}`
-		c, err := g.startCached(ctx, file, 10_000, 1000)
+		c, err := g.startCached(ctx, levelsOf{name: "restart", l1: 10_000, initial: 1000, kept: file})
 		if err != nil {
 			return err
 		}
@@ -174,7 +195,7 @@ func (g *generator) restart(ctx context.Context) error {
 			return err
 		}
 		c.stop()
-		if c, err = g.startCached(ctx, file, 10_000, 1000); err != nil {
+		if c, err = g.startCached(ctx, levelsOf{name: "restart", l1: 10_000, initial: 1000, kept: file}); err != nil {
 			return err
 		}
 		res, err := g.ask(ctx, c, first, rate, ids)

@@ -34,7 +34,20 @@ type shot struct {
 }
 
 // measureGenerator is the job: `make bench ARGS=generator`.
-func measureGenerator(ctx context.Context, args []string) (err error) {
+func measureGenerator(ctx context.Context, args []string) error {
+	return jobs(ctx, "generator", args, func(g *generator) []job {
+		return []job{{"speed", g.speed}, {"agreement", g.agreement}, {"truth", g.truth}, {"memory", g.memory}, {"leaks", g.leaks}, {"alarms", g.alarms}, {"faults", g.faults}}
+	}, func(g *generator) options { return options{rounds: g.rounds(), duration: g.length()} })
+}
+
+// job is a part of what is measured.
+type job struct {
+	name string
+	f    func(context.Context) error
+}
+
+// jobs runs of a name's jobs those that the arguments match, all without arguments, and prints what they found.
+func jobs(ctx context.Context, name string, args []string, all func(*generator) []job, say func(*generator) options) (err error) {
 	quick, only := false, regexp.MustCompile("")
 	for _, a := range args {
 		if a == "--quick" {
@@ -49,19 +62,16 @@ func measureGenerator(ctx context.Context, args []string) (err error) {
 	}
 	defer stop()
 	g := &generator{run: r, quick: quick}
-	for _, job := range []struct {
-		name string
-		f    func(context.Context) error
-	}{{"speed", g.speed}, {"agreement", g.agreement}, {"truth", g.truth}, {"memory", g.memory}, {"leaks", g.leaks}, {"alarms", g.alarms}, {"faults", g.faults}} {
+	for _, job := range all(g) {
 		if !only.MatchString(job.name) {
 			continue
 		}
-		g.progress("generator: %s", job.name)
+		g.progress("%s: %s", name, job.name)
 		if err := job.f(ctx); err != nil {
 			return fmt.Errorf("%s: %w", job.name, err)
 		}
 	}
-	printHeader(os.Stdout, r.m, options{rounds: g.rounds(), duration: g.length()})
+	printHeader(os.Stdout, r.m, say(g))
 	printBars(os.Stdout, g.bars)
 	return nil
 }

@@ -16,16 +16,25 @@ import (
 const apiKey = "bench-0123456789abcdef0123456789abcdef"
 
 // millraceConfig is the file that Millrace is started with: addresses, sources and tools, and every default else.
-func millraceConfig(addr, admin, sqlitePath, postgresURL string, withKey bool) string {
+func (r *run) millraceConfig(addr, admin string, withKey bool) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "version: 1\nlisten: {address: %q}\nadmin: {address: %q}\n", addr, admin)
 	if withKey {
 		sum := sha256.Sum256([]byte(apiKey))
 		fmt.Fprintf(&b, "auth: {keys: [{name: bench, sha256: %q, tenant: bench, scopes: [read]}]}\n", hex.EncodeToString(sum[:]))
 	}
-	fmt.Fprintf(&b, "sources:\n  lite: {sqlite: {path: %q}}\n", sqlitePath)
-	if postgresURL != "" {
-		fmt.Fprintf(&b, "  pg: {postgres: {primary: %q}}\n", postgresURL)
+	if r.redis != "" {
+		fmt.Fprintf(&b, "redis: {nodes: [%q]}\n", r.redis)
+	}
+	if r.kept != "" {
+		b.WriteString("cache: {l3: {source: kept}}\n")
+	}
+	fmt.Fprintf(&b, "sources:\n  lite: {sqlite: {path: %q}}\n", r.sqlite)
+	if r.kept != "" {
+		fmt.Fprintf(&b, "  kept: {sqlite: {path: %q}}\n", r.kept)
+	}
+	if r.postgres != "" {
+		fmt.Fprintf(&b, "  pg: {postgres: {primary: %q}}\n", r.postgres)
 	}
 	b.WriteString("tools:\n")
 	tool := func(name, source, statement, cache string) {
@@ -40,7 +49,7 @@ func millraceConfig(addr, admin, sqlitePath, postgresURL string, withKey bool) s
 	tool("large", "lite", "SELECT body AS v FROM large WHERE id = :id", cached)
 	tool("number", "lite", "SELECT :id AS v", cached)
 	tool("lite_item", "lite", "SELECT id, name, value FROM items WHERE id = :id", "")
-	if postgresURL != "" {
+	if r.postgres != "" {
 		tool("pg_item", "pg", "SELECT id, name, value FROM items WHERE id = :id", "")
 	}
 	return b.String()
@@ -64,7 +73,7 @@ func (r *run) startMillrace(ctx context.Context, name, gogc string, withKey bool
 		return nil, err
 	}
 	file := filepath.Join(r.m.dir, name+".yaml")
-	if err := os.WriteFile(file, []byte(millraceConfig(addr, admin, r.sqlite, r.postgres, withKey)), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(r.millraceConfig(addr, admin, withKey)), 0o600); err != nil {
 		return nil, err
 	}
 	return r.m.start(ctx, name, addr, []string{r.millrace, "serve", "--config", file}, startOptions{gogc: gogc, dir: r.m.dir, ready: isReady(admin)})

@@ -19,6 +19,8 @@ type run struct {
 	millrace string // the binary; empty: peers and floor alone
 	sqlite   string
 	postgres string // URL; empty when no work needs it
+	redis    string // address; empty when no work needs it
+	kept     string // SQLite file of the cache's third level; empty for none
 
 	servers  map[string]*process
 	sessions map[string]string // legacy session of each server, by the same name

@@ -54,14 +54,14 @@ func newDeployment(t *testing.T) *deployment {
 }
 
 // start starts a node and waits until it holds its lease.
-func (d *deployment) start(t *testing.T, change ...func(*Config)) *node {
+func (d *deployment) start(t testing.TB, change ...func(*Config)) *node {
 	t.Helper()
 	n := d.launch(t, change...)
 	n.await(t)
 	return n
 }
 
-func (d *deployment) launch(t *testing.T, change ...func(*Config)) *node {
+func (d *deployment) launch(t testing.TB, change ...func(*Config)) *node {
 	t.Helper()
 	cfg := DefaultConfig()
 	for _, f := range change {
@@ -96,13 +96,13 @@ func (d *deployment) launch(t *testing.T, change ...func(*Config)) *node {
 	return n
 }
 
-func (n *node) await(t *testing.T) {
+func (n *node) await(t testing.TB) {
 	t.Helper()
 	eventually(t, "a lease", func() bool { return n.l2.open() })
 }
 
 // eventually waits until what something outside this process does has come true.
-func eventually(t *testing.T, what string, is func() bool) {
+func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	for until := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
@@ -112,7 +112,7 @@ func eventually(t *testing.T, what string, is func() bool) {
 }
 
 // filled waits until a node has written n entries into the level.
-func (n *node) filled(t *testing.T, count int64) {
+func (n *node) filled(t testing.TB, count int64) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%d fills", count), func() bool { return n.n2.of(Filled) == count })
 }

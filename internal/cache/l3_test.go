@@ -83,20 +83,23 @@ func (p *place) exec(t *testing.T, sql string) string {
 	return string(out)
 }
 
+func openPlace(t *testing.T, name string, d Dialect, change func(*sqldb.Config)) *place {
+	t.Helper()
+	cfg := sqldb.DefaultConfig()
+	change(&cfg)
+	s, err := sqldb.New(name, cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return &place{s, d}
+}
+
 // places gives a new database of each kind.
 func places(t *testing.T) map[string]*place {
 	t.Helper()
 	out := map[string]*place{}
-	open := func(name string, d Dialect, change func(*sqldb.Config)) {
-		cfg := sqldb.DefaultConfig()
-		change(&cfg)
-		s, err := sqldb.New(name, cfg, slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = s.Close() })
-		out[name] = &place{s, d}
-	}
+	open := func(name string, d Dialect, change func(*sqldb.Config)) { out[name] = openPlace(t, name, d, change) }
 	file := filepath.Join(t.TempDir(), "cache.db")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -22,8 +22,8 @@ const (
 var statements = map[Dialect]struct{ get, put, raise, count string }{
 	SQLite: {
 		get: `SELECT (SELECT entry FROM millrace_cache WHERE key = :key AND expires > :now) AS entry,
-			(SELECT group_concat(stripe || ':' || version) FROM millrace_cache_tags
-				WHERE stripe IN (SELECT value FROM json_each(:stripes))) AS versions`,
+			(SELECT group_concat(v.stripe || ':' || v.version) FROM json_each(:stripes) AS asked
+				CROSS JOIN millrace_cache_tags AS v ON v.stripe = asked.value) AS versions`, // not IN, which makes a table of the list each time
 		put: `INSERT INTO millrace_cache (key, entry, born, expires, bytes, hits)
 			SELECT value ->> 'key', value ->> 'entry', value ->> 'born', value ->> 'expires', length(CAST(value ->> 'entry' AS BLOB)), 0 FROM json_each(:entries) WHERE true
 			ON CONFLICT (key) DO UPDATE SET entry = excluded.entry, born = excluded.born, expires = excluded.expires, bytes = excluded.bytes
