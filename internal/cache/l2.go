@@ -56,13 +56,13 @@ type l2Put struct {
 
 // Bounds of L2.
 const (
-	l2Budget = 5 * time.Millisecond // for a look, of which a caller waits for the answer
-	l2Queue  = 1000                 // entries that wait to be written
-	l2Waits  = 64 << 20             // of them, in bytes
-	l2Batch  = 100                  // of them in one pipeline
-	l2Time   = time.Second          // for a pipeline behind the answers
-	l2Entry  = 1 << 20              // the largest entry
-	l2Flight = time.Second          // how long the other processes leave a call to the one that flies
+	l2Budget = 10 * time.Millisecond // for a look, of which a caller waits for the answer
+	l2Queue  = 1000                  // entries that wait to be written
+	l2Waits  = 64 << 20              // of them, in bytes
+	l2Batch  = 100                   // of them in one pipeline
+	l2Time   = time.Second           // for a pipeline behind the answers
+	l2Entry  = 1 << 20               // the largest entry
+	l2Flight = time.Second           // how long the other processes leave a call to the one that flies
 	l2Pay    = 250 * time.Millisecond
 	// l2Skew is how far this process's clock may be from the server's.
 	l2Skew = time.Minute
@@ -171,12 +171,19 @@ func (l *L2) ask(ctx context.Context, key string, tags []string, lease bool) (e 
 	if err != nil {
 		return nil, nil, false, err
 	}
+	name := l.entryKey(key)
 	keys, asked := l.asked(tags)
+	inCluster := conn.Mode() == valkey.ClientModeCluster // where an entry and the versions are on servers of their own
 	commands := make([]valkey.Completed, 0, 3)
 	if lease {
 		commands = append(commands, conn.B().Set().Key(l.flightKey(key)).Value("1").Nx().PxMilliseconds(l2Flight.Milliseconds()).Build())
 	}
-	got := conn.DoMulti(ctx, append(commands, conn.B().Get().Key(l.entryKey(key)).Build(), conn.B().Mget().Key(keys...).Build())...)
+	if inCluster {
+		commands = append(commands, conn.B().Mget().Key(keys...).Build(), conn.B().Get().Key(name).Build())
+	} else {
+		commands = append(commands, conn.B().Mget().Key(keys...).Key(name).Build())
+	}
+	got := conn.DoMulti(ctx, commands...)
 	if lease {
 		if err := got[0].Error(); err == nil {
 			leased = true
@@ -185,15 +192,25 @@ func (l *L2) ask(ctx context.Context, key string, tags []string, lease bool) (e 
 		}
 		got = got[1:]
 	}
-	if s, err = l.sight(ctx, conn, got[1], asked); err != nil {
+	texts, err := got[0].ToArray()
+	if err != nil {
 		return nil, nil, leased, err
 	}
-	data, err := got[0].AsBytes()
+	var data string
+	if inCluster {
+		data, err = got[1].ToString()
+	} else if len(texts) == len(keys)+1 {
+		data, err = texts[len(keys)].ToString()
+		texts = texts[:len(keys)]
+	}
 	if err != nil && !valkey.IsValkeyNil(err) {
 		return nil, nil, leased, err
 	}
-	if err == nil {
-		e = l.read(data, key, s)
+	if s, err = l.sight(ctx, conn, texts, asked); err != nil {
+		return nil, nil, leased, err
+	}
+	if data != "" {
+		e = l.read([]byte(data), key, name, s)
 	}
 	return e, s, leased, nil
 }
@@ -207,7 +224,11 @@ func (l *L2) see(ctx context.Context, tags []string) *sight {
 	ctx, cancel := context.WithTimeout(ctx, l.budget)
 	defer cancel()
 	keys, asked := l.asked(tags)
-	s, err := l.sight(ctx, conn, conn.Do(ctx, conn.B().Mget().Key(keys...).Build()), asked)
+	got, err := conn.Do(ctx, conn.B().Mget().Key(keys...).Build()).ToArray()
+	var s *sight
+	if err == nil {
+		s, err = l.sight(ctx, conn, got, asked)
+	}
 	if err != nil {
 		l.count.Count(Failed)
 		return nil
@@ -216,8 +237,8 @@ func (l *L2) see(ctx context.Context, tags []string) *sight {
 }
 
 // sight takes what MGET gave. Versions that are not there are made.
-func (l *L2) sight(ctx context.Context, conn valkey.Client, got valkey.ValkeyResult, asked []uint32) (*sight, error) {
-	texts, err := l.texts(got, len(asked)+1)
+func (l *L2) sight(ctx context.Context, conn valkey.Client, got []valkey.ValkeyMessage, asked []uint32) (*sight, error) {
+	texts, err := textsOf(got, len(asked)+1)
 	if err != nil {
 		return nil, err
 	}
@@ -226,7 +247,11 @@ func (l *L2) sight(ctx context.Context, conn valkey.Client, got valkey.ValkeyRes
 		for _, s := range asked {
 			keys = append(keys, l.versionKey(s))
 		}
-		if texts, err = l.texts(beginVersions.Exec(ctx, conn, keys, nil), len(asked)+1); err != nil {
+		got, err := beginVersions.Exec(ctx, conn, keys, nil).ToArray()
+		if err == nil {
+			texts, err = textsOf(got, len(asked)+1)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -247,16 +272,12 @@ func (l *L2) sight(ctx context.Context, conn valkey.Client, got valkey.ValkeyRes
 	return s, nil
 }
 
-// texts gives n values, "" for those that are not there.
-func (l *L2) texts(got valkey.ValkeyResult, n int) ([]string, error) {
-	list, err := got.ToArray()
-	if err != nil {
-		return nil, err
-	}
+// textsOf gives n values, "" for those that are not there.
+func textsOf(list []valkey.ValkeyMessage, n int) (out []string, err error) {
 	if len(list) != n {
 		return nil, errors.New("Redis gave another number of values than were asked for")
 	}
-	out := make([]string, n)
+	out = make([]string, n)
 	for i := range list {
 		if out[i], err = list[i].ToString(); err != nil && !valkey.IsValkeyNil(err) {
 			return nil, err
@@ -266,17 +287,16 @@ func (l *L2) texts(got valkey.ValkeyResult, n int) ([]string, error) {
 }
 
 // read takes an entry out of what was kept; nil where it is none, or void, or over.
-func (l *L2) read(data []byte, key string, s *sight) *Entry {
-	kept, ok := l.seal.open(data, l.entryKey(key))
-	if !ok || kept.Run != s.run || kept.Run == "" || string(kept.Key) != key || len(kept.Versions) != len(s.versions) {
+func (l *L2) read(data []byte, key, name string, s *sight) *Entry {
+	e, under, ok := l.seal.open(data, name)
+	if !ok || under.run != s.run || under.run == "" || e.Key != key || len(under.versions) != len(s.versions) {
 		return nil
 	}
-	for _, v := range kept.Versions {
+	for _, v := range under.versions {
 		if !slices.Contains(s.versions, v) {
 			return nil
 		}
 	}
-	e := kept.entry()
 	if age := time.Since(e.Born); age < 0 || age >= min(e.TTL, l.cfg.TTL.Std()) {
 		return nil
 	}

@@ -8,10 +8,12 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
+	"time"
 
 	"github.com/zeebo/xxh3"
+
+	"millrace/internal/mcp"
 )
 
 // seal is how entries leave the process for servers that others can read and write: under a name that says nothing, with a
@@ -55,23 +57,10 @@ func (s *seal) name(key string) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// header is what of an entry is not its texts.
-type header struct {
-	stored
-	Run      string      `json:"u"`
-	Versions [][2]uint64 `json:"v"`
-}
-
-// close gives the bytes of an entry under a name: lengths, header, fields, meta.
-func (s *seal) close(e *Entry, seen *sight, name string) ([]byte, error) {
-	h := header{stored: *e.stored(), Run: seen.run, Versions: seen.versions}
-	fields, meta := h.Fields, h.Meta
-	h.Fields, h.Meta, h.Stamps = "", "", nil
-	head, err := json.Marshal(&h)
-	if err != nil {
-		return nil, err
-	}
-	data := make([]byte, 0, 1+saltBytes+2*binary.MaxVarintLen64+len(head)+len(fields)+len(meta)+32)
+// close gives the bytes of an entry, and of what it was seen under, for a name.
+func (s *seal) close(e *Entry, under *sight, name string) ([]byte, error) {
+	size := len(e.Result.Fields) + len(e.Result.Meta) + len(e.Key) + len(e.Target) + len(under.run) + 20*len(under.versions)
+	data := make([]byte, 0, size+200)
 	if s.values == nil {
 		data = append(data, plainForm, 0, 0, 0, 0, 0, 0, 0, 0)
 	} else {
@@ -80,9 +69,7 @@ func (s *seal) close(e *Entry, seen *sight, name string) ([]byte, error) {
 		_, _ = rand.Read(data[1:]) // never fails
 	}
 	begin := len(data)
-	data = binary.AppendUvarint(data, uint64(len(head)))
-	data = binary.AppendUvarint(data, uint64(len(fields)))
-	data = append(append(append(data, head...), fields...), meta...)
+	data = appendEntry(data, e, under)
 	if s.values == nil {
 		binary.LittleEndian.PutUint64(data[1:], xxh3.HashSeed(data[begin:], xxh3.HashString(name)))
 		return data, nil
@@ -106,46 +93,92 @@ func (s *seal) aead(salt []byte) (cipher.AEAD, error) {
 }
 
 // open reads what close gave under the same name. It is false for anything else, whoever wrote it.
-func (s *seal) open(data []byte, name string) (*header, bool) {
+func (s *seal) open(data []byte, name string) (*Entry, *sight, bool) {
 	switch {
 	case s.values == nil && len(data) > 1+sumBytes && data[0] == plainForm:
 		body := data[1+sumBytes:]
 		if binary.LittleEndian.Uint64(data[1:]) != xxh3.HashSeed(body, xxh3.HashString(name)) {
-			return nil, false
+			return nil, nil, false
 		}
-		return parse(body)
+		return parseEntry(body)
 	case s.values != nil && len(data) > 1+saltBytes && data[0] == sealedForm:
 		aead, err := s.aead(data[1 : 1+saltBytes])
 		if err != nil {
-			return nil, false
+			return nil, nil, false
 		}
 		body, err := aead.Open(nil, make([]byte, aead.NonceSize()), data[1+saltBytes:], []byte(name))
 		if err != nil {
-			return nil, false
+			return nil, nil, false
 		}
-		return parse(body)
+		return parseEntry(body)
 	}
-	return nil, false
+	return nil, nil, false
 }
 
-func parse(body []byte) (*header, bool) {
-	head, n := binary.Uvarint(body)
-	if n <= 0 {
-		return nil, false
+// appendEntry writes an entry: numbers as varints, texts with their length in front. Its form is plainForm's and sealedForm's.
+func appendEntry(b []byte, e *Entry, under *sight) []byte {
+	text := func(s string) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
+	number := func(n int64) { b = binary.AppendVarint(b, n) }
+	r := &e.Result
+	text(under.run)
+	number(int64(len(under.versions)))
+	for _, v := range under.versions {
+		number(int64(v[0]))
+		number(int64(v[1]))
 	}
-	body = body[n:]
-	fields, n := binary.Uvarint(body)
-	if n <= 0 {
-		return nil, false
+	text(e.Key)
+	text(e.Target)
+	for _, n := range []int64{int64(e.Args), int64(r.Rows), e.Born.UnixNano(), int64(e.TTL), int64(e.Cost), int64(e.StaleRevalidate), int64(e.StaleError)} {
+		number(n)
 	}
-	body = body[n:]
-	if size := uint64(len(body)); head > size || fields > size-head {
-		return nil, false
+	if r.Hints != nil {
+		number(1)
+		number(int64(r.Hints.TTL))
+		number(int64(r.Hints.Scope))
+	} else {
+		number(0)
 	}
-	var h header
-	if json.Unmarshal(body[:head], &h) != nil || h.Args < 0 || h.Args > len(h.Key) {
-		return nil, false
+	text(string(r.Meta))
+	text(string(r.Fields))
+	return b
+}
+
+// parseEntry reads what appendEntry wrote. The entry's result keeps b.
+func parseEntry(b []byte) (*Entry, *sight, bool) {
+	ok := true
+	number := func() int64 {
+		n, size := binary.Varint(b)
+		if size <= 0 {
+			ok = false
+			return 0
+		}
+		b = b[size:]
+		return n
 	}
-	h.Fields, h.Meta = string(body[head:head+fields]), string(body[head+fields:])
-	return &h, true
+	text := func() []byte {
+		n, size := binary.Uvarint(b)
+		if size <= 0 || n > uint64(len(b)-size) {
+			ok = false
+			return nil
+		}
+		out := b[size : size+int(n) : size+int(n)]
+		b = b[size+int(n):]
+		return out
+	}
+	e, under := &Entry{}, &sight{run: string(text())}
+	for n := number(); n > 0 && ok; n-- {
+		under.versions = append(under.versions, [2]uint64{uint64(number()), uint64(number())})
+	}
+	r := &e.Result
+	e.Key, e.Target = string(text()), string(text())
+	e.Args, r.Rows, e.Born = int(number()), mcp.Rows(number()), time.Unix(0, number())
+	e.TTL, e.Cost, e.StaleRevalidate, e.StaleError = time.Duration(number()), time.Duration(number()), time.Duration(number()), time.Duration(number())
+	if number() != 0 {
+		r.Hints = &mcp.Hints{TTL: time.Duration(number()), Scope: mcp.Scope(number())}
+	}
+	if r.Meta = text(); len(r.Meta) == 0 {
+		r.Meta = nil
+	}
+	r.Fields = text()
+	return e, under, ok && len(b) == 0 && e.Args >= 0 && e.Args <= len(e.Key)
 }
