@@ -216,7 +216,11 @@ func (c *Cache) read(ctx context.Context, call *mcp.Call, next mcp.Handler) (mcp
 	if first {
 		status = mcp.CacheMiss
 		c.count.Count(Miss)
-		go c.fly(f, call.Detach(), e, next) // owned by the flight: it ends within the policy's timeout
+		seen := e
+		if !known {
+			seen = nil // it is no reason not to look into the other levels
+		}
+		go c.fly(f, call.Detach(), seen, next) // owned by the flight: it ends within the policy's timeout
 	} else {
 		c.count.Count(Coalesced)
 	}

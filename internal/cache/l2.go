@@ -74,19 +74,31 @@ func newL2(cfg L2Config, client *redis.Client, secret []byte, tags *Tags, count 
 		return nil, err
 	}
 	l := &L2{cfg: cfg, client: client, seal: s, tags: tags, log: log, count: count, budget: l2Budget, queue: make(chan l2Put, l2Queue), owed: map[uint32]struct{}{}, stop: make(chan struct{})}
-	l.worth = circuitbreaker.NewBuilder[any]().WithFailureRateThreshold(0.5, 20, time.Second).WithDelay(time.Second).WithSuccessThreshold(3).
-		OnStateChanged(func(e circuitbreaker.StateChangedEvent) {
-			switch e.NewState {
-			case circuitbreaker.OpenState:
-				log.Warn("Redis is slow or gone: results come from the other levels and the tools until it answers in time again")
-			case circuitbreaker.ClosedState:
-				log.Info("Redis answers in time again")
-			}
-		}).Build()
+	slow := false // the breaker tells of its states one after the other
+	l.worth = newBreaker(func(state circuitbreaker.State) {
+		switch {
+		case state == circuitbreaker.OpenState && !slow:
+			slow = true
+			log.Warn("Redis is slow or gone: results come from the other levels and the tools until it answers in time again")
+		case state == circuitbreaker.ClosedState && slow:
+			slow = false
+			log.Info("Redis answers in time again")
+		}
+	})
 	l.member = client.Join(l)
 	l.done.Go(l.write)
 	l.done.Go(l.pay)
 	return l, nil
+}
+
+// newBreaker makes what says whether a level is worth asking: not for a second after half of the looks of a second failed, of twenty
+// at least. told, where it is not nil, hears of each change.
+func newBreaker(told func(circuitbreaker.State)) circuitbreaker.CircuitBreaker[any] {
+	b := circuitbreaker.NewBuilder[any]().WithFailureRateThreshold(0.5, 20, time.Second).WithDelay(time.Second).WithSuccessThreshold(3)
+	if told != nil {
+		b.OnStateChanged(func(e circuitbreaker.StateChangedEvent) { told(e.NewState) })
+	}
+	return b.Build()
 }
 
 func (l *L2) close() {

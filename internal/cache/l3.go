@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/failsafe-go/failsafe-go/circuitbreaker"
+
 	"millrace/internal/mcp"
 	"millrace/internal/sqldb"
 )
@@ -44,6 +46,8 @@ type L3 struct {
 	queue  chan *Entry
 	queued atomic.Int64 // bytes in it
 
+	worth circuitbreaker.CircuitBreaker[any] // looking at all
+
 	hitMu sync.Mutex       // guards asked
 	asked map[string]int64 // hits by the hash of a key, that are to be written
 
@@ -51,7 +55,6 @@ type L3 struct {
 
 	open   atomic.Bool   // the tables are there, the versions known, and none is owed
 	failed atomic.Bool   // the last statement did; told once
-	away   atomic.Int64  // until when nothing is looked for, in nanoseconds since 1970
 	paying chan struct{} // holds something while somebody pays, or opens the level
 
 	mu    sync.Mutex        // guards owed and known, and that open is set only while nothing is owed
@@ -72,7 +75,6 @@ const (
 	l3Time   = 2 * time.Second // for a statement behind the answers
 	l3Get    = 250 * time.Millisecond
 	l3Linger = 50 * time.Millisecond // how long an entry may wait for others
-	l3Away   = 2 * time.Second       // how long nothing is looked for after a look that failed
 	l3Sweep  = 1000                  // expired entries that one statement removes
 )
 
@@ -81,7 +83,7 @@ var errOwed = errors.New("the database of cache.l3 does not answer; it is told a
 
 func newL3(cfg L3Config, every time.Duration, db Database, tags *Tags, count Counters, log *slog.Logger) (*L3, error) {
 	l := &L3{cfg: cfg, tags: tags, log: log, count: count, queue: make(chan *Entry, l3Queue), asked: map[string]int64{}, owed: map[uint32]uint64{},
-		known: make([]uint64, stripes), paying: make(chan struct{}, 1), stop: make(chan struct{})}
+		known: make([]uint64, stripes), worth: newBreaker(nil), paying: make(chan struct{}, 1), stop: make(chan struct{})}
 	s := statements[db.Dialect]
 	text := func(names ...string) (out []sqldb.Param) {
 		for _, n := range names {
@@ -373,7 +375,7 @@ func (s *stored) entry() *Entry {
 
 // find gives the fresh entry of a key; nil where there is none. tags are the call's, and stamps are theirs from before.
 func (l *L3) find(ctx context.Context, key []byte, tags []string, stamps []stamp) *Entry {
-	if time.Now().UnixNano() < l.away.Load() || !l.open.Load() {
+	if !l.open.Load() || !l.worth.TryAcquirePermit() {
 		return nil
 	}
 	asked := make([]string, 0, len(tags))
@@ -385,9 +387,10 @@ func (l *L3) find(ctx context.Context, key []byte, tags []string, stamps []stamp
 	now := time.Now()
 	out, err := l.run(ctx, l.get, l3Get, "["+strings.Join(asked, ",")+"]", l3Key(key), now.UnixMilli())
 	if err != nil {
-		l.away.Store(time.Now().Add(l3Away).UnixNano())
+		l.worth.RecordFailure()
 		return nil
 	}
+	l.worth.RecordSuccess()
 	var got struct {
 		Rows []struct{ Entry, Versions *string }
 	}
