@@ -34,6 +34,7 @@ var levels = map[string]int{
 	"internal/hub":       1,
 	"internal/demo":      1,
 	"internal/cache":     2,
+	"internal/outbox":    2,
 	"internal/session":   2,
 	"internal/admit":     2,
 	"internal/cluster":   2,

@@ -29,6 +29,7 @@ type commands struct {
 	Compare compareCmd `cmd:"" help:"Tell what changed between runs of 'millrace load'."`
 	Gate    gateCmd    `cmd:"" help:"Hold a run of 'millrace load' against limits."`
 	Cache   cacheCmd   `cmd:"" help:"Look into the cache of a running server, or make results void."`
+	Events  eventsCmd  `cmd:"" help:"Let a database tell of the changes that others make."`
 	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of the configuration, for editors."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }

@@ -276,6 +276,7 @@ func (a *App) adopt(g *generation) {
 	a.metrics.SetConfig(g.loaded.Hash, g.loaded.Numbers())
 	a.tellRefused(g, g.refused)
 	a.work.Go(func() { a.watchSources(g) })
+	a.follow(g)
 }
 
 // forget takes the metrics of targets away that the current generation has not.
@@ -309,7 +310,7 @@ func (a *App) fill(g *generation, loaded *config.Loaded) (err error) {
 	}
 	var faults conf.Faults
 	g.Catalog, faults = catalog.New(catalog.Definitions{Tools: loaded.Tools, Resources: loaded.Resources,
-		Prompts: loaded.Prompts, Toolsets: loaded.Toolsets}, deps)
+		Prompts: loaded.Prompts, Toolsets: loaded.Toolsets, Events: loaded.Events}, deps)
 	if len(faults) > 0 {
 		return loaded.Locate(faults)
 	}
@@ -366,6 +367,7 @@ func (a *App) retire(g *generation) {
 	current := a.current.Load()
 	last := current == g || current.cache != g.cache
 	a.work.Go(func() { // not here: this may be the cache's own work, which Close waits for
+		g.unfollow()
 		if last {
 			g.cache.Close()
 			if g.redis != nil {

@@ -46,7 +46,7 @@ func Check(ctx context.Context, file string, connect bool) (conf.Faults, error) 
 	}
 	faults = append(faults, fileFaults(loaded)...)
 	c, more := catalog.New(catalog.Definitions{Tools: loaded.Tools, Resources: loaded.Resources, Prompts: loaded.Prompts,
-		Toolsets: loaded.Toolsets}, deps)
+		Toolsets: loaded.Toolsets, Events: loaded.Events}, deps)
 	faults = append(faults, loaded.Locate(more)...)
 	if connect {
 		down := unreachable(ctx, deps.Sources)

@@ -39,6 +39,9 @@ type generation struct {
 	described bool
 	refused   conf.Faults
 
+	following sync.WaitGroup // of its sources' events
+	unfollow  func()         // ends that
+
 	// users is one for being current, and one for each request at work. At zero it is retired, for good.
 	users  atomic.Int64
 	retire func(*generation)

@@ -39,6 +39,7 @@ const (
 	Put             // a write's own result was stored for the read that would have found it
 	Changed         // a write changed what results rest on
 	Purged          // an operator made results void
+	HeardOf         // changes that others made were heard of
 	Evicted         // an entry left before its time, for want of room
 	Warmed          // an entry was loaded before anybody asked
 	Dropped         // an entry was not written to a level whose queue is full
@@ -48,7 +49,7 @@ const (
 
 // String gives the event's name in metrics.
 func (e Event) String() string {
-	return [EventCount]string{"hit", "miss", "coalesced", "stale", "bypass", "fill", "discard", "refresh", "put", "change", "purge", "eviction", "warm", "drop", "failure"}[e]
+	return [EventCount]string{"hit", "miss", "coalesced", "stale", "bypass", "fill", "discard", "refresh", "put", "change", "purge", "event", "eviction", "warm", "drop", "failure"}[e]
 }
 
 // Counters counts events. It is safe for concurrent use.
@@ -522,6 +523,20 @@ func (c *Cache) invalidate(tags []string) error {
 	}
 	return err
 }
+
+// Heard makes void the results of tags: others have changed what they rest on. It does not wait for other processes, which hear of it too.
+func (c *Cache) Heard(tags []string) {
+	c.count.Count(HeardOf)
+	w := c.tags.begin(tags)
+	w.end()
+	_ = c.changed(w.marks) // what is owed is paid before the level is read again
+	if c.l2 != nil {
+		_, _ = c.l2.raise(w.marks, writeHeard, 0)
+	}
+}
+
+// HeardOfAnything makes void every result: others may have changed anything.
+func (c *Cache) HeardOfAnything() { c.Heard([]string{everything}) }
 
 // Purge makes void the results of tags, and of targets by name. The error is of a level that could not be told yet: what it
 // holds is void for this process and, once it is told, for all.

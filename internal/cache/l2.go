@@ -482,6 +482,7 @@ const (
 	writeBegins = "1"
 	writeEnds   = "-1"
 	noWrite     = "0"
+	writeHeard  = "+0" // of others, which every process hears of by itself
 )
 
 // raise raises the versions of stripes and announces it. hold is how long a write that begins may go on, should nobody say
@@ -512,7 +513,7 @@ func (l *L2) announce(asked []uint32, how string, hold time.Duration) (*raised, 
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), redis.Lease)
 	defer cancel()
-	got, err := l.member.Announce(ctx, raiseVersions, keys, []string{how, strconv.FormatInt(hold.Microseconds(), 10)}, strings.Join(texts, ","), how != writeBegins)
+	got, err := l.member.Announce(ctx, raiseVersions, keys, []string{how, strconv.FormatInt(hold.Microseconds(), 10)}, strings.Join(texts, ","), how != writeBegins && how != writeHeard)
 	if err != nil {
 		return nil, err
 	}

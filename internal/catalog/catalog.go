@@ -28,6 +28,7 @@ type Catalog struct {
 	prompts   map[string]*prompt
 
 	statements []*statement
+	events     []*rowEvent
 
 	listPolicy mcp.Policy
 	listMeters [mcp.MethodCount]mcp.Meter

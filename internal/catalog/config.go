@@ -65,6 +65,14 @@ type Writes struct {
 	With map[string]string `yaml:"with" required:"true" desc:"Its parameters, each with the parameter of this tool that holds its value."`
 }
 
+// Event is one entry of `events:`.
+type Event struct {
+	Source  string   `yaml:"source" required:"true" desc:"One of sources: where the table is."`
+	Table   string   `yaml:"table" required:"true" desc:"A table whose changes are followed, whoever makes them. 'millrace events install' writes the triggers."`
+	Tags    []string `yaml:"tags" expand:"none" desc:"Tags of cached results that a change of a row makes void, with {columns} of the table, like city:{id}: those of the row as it was, and as it is now."`
+	Updates []string `yaml:"updates" expand:"none" desc:"Addresses of resources that a change of a row changes, with {columns} of the table: clients that watch them are told."`
+}
+
 // Parameter is one argument of a tool.
 type Parameter struct {
 	Name        string   `yaml:"name" required:"true" desc:"Its name in calls and, as :name, in the statement."`

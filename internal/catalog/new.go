@@ -23,6 +23,7 @@ type Definitions struct {
 	Resources []Resource
 	Prompts   []Prompt
 	Toolsets  map[string][]string
+	Events    []Event
 }
 
 // Source is one database with what tells it from others.
@@ -96,6 +97,9 @@ func New(d Definitions, deps Deps) (*Catalog, conf.Faults) {
 	for _, t := range c.tools {
 		b.updates(t, resources)
 		b.changes(t, all.tools)
+	}
+	for i := range d.Events {
+		c.events = append(c.events, b.event(fmt.Sprintf("events[%d]", i), &d.Events[i], resources))
 	}
 	for i := range d.Prompts {
 		p := b.prompt(fmt.Sprintf("prompts[%d]", i), d.Prompts[i])

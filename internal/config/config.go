@@ -40,6 +40,7 @@ type Config struct {
 	Tools     []catalog.Tool          `yaml:"tools" desc:"SQL statements that agents can call."`
 	Resources []catalog.Resource      `yaml:"resources" desc:"Rows that clients can read by address."`
 	Prompts   []catalog.Prompt        `yaml:"prompts" desc:"Texts that clients can fill in and use."`
+	Events    []catalog.Event         `yaml:"events" desc:"Tables that others change too: what a change of a row means for cached results and watched resources."`
 	Toolsets  map[string][]string     `yaml:"toolsets" desc:"Names of tools, served together at /mcp/NAME."`
 }
 

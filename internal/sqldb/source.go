@@ -21,6 +21,15 @@ const (
 	ReadWrite
 )
 
+// Dialect tells how a database writes what not all write alike.
+type Dialect uint8
+
+// The databases that there are.
+const (
+	SQLite Dialect = iota
+	PostgreSQL
+)
+
 // Source is one database. Its methods are safe for concurrent use. It connects when first needed and by itself again
 // after a failure: a database that is down fails the statements that need it and nothing else.
 type Source interface {
@@ -29,6 +38,14 @@ type Source interface {
 	Compile(spec Spec) (Query, error)
 	// Ping connects if need be and says whether the database answers.
 	Ping(ctx context.Context) error
+	// Watch calls woke once connected, and each time that something may have been committed: on PostgreSQL when channel is notified, on
+	// SQLite when another connection has changed the file. It does so on a connection of its own until ctx ends or that breaks,
+	// and gives the error that it ended with.
+	Watch(ctx context.Context, channel string, woke func()) error
+	// Script runs statements that set something up, all of them or none, as the source's user.
+	Script(ctx context.Context, statements []string) error
+	// Dialect says how the database writes SQL.
+	Dialect() Dialect
 	// Stats gives the pool's figures now.
 	Stats() []PoolStats
 	// Close waits for running statements, then closes every connection.

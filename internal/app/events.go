@@ -1,0 +1,129 @@
+package app
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+
+	"millrace/internal/catalog"
+	"millrace/internal/config"
+	"millrace/internal/mcp"
+	"millrace/internal/outbox"
+	"millrace/internal/sqldb"
+)
+
+// follow hears of what others change in the sources of a generation, for as long as it serves.
+func (a *App) follow(g *generation) {
+	ctx, cancel := context.WithCancel(a.ctx)
+	g.unfollow = func() {
+		cancel()
+		g.following.Wait()
+	}
+	for _, s := range g.sources {
+		if tables := outboxTables(g.Catalog, s.name); len(tables) > 0 {
+			f := &outbox.Follower{Source: s.db, Name: followerName(g.loaded), Tables: tables, Listener: &heardChanges{a, g, s.name}, Log: a.log.With("source", s.name)}
+			g.following.Go(func() { f.Follow(ctx) })
+		}
+	}
+}
+
+func outboxTables(c *catalog.Catalog, source string) (out []outbox.Table) {
+	for _, t := range c.EventTables(source) {
+		out = append(out, outbox.Table{Name: t.Name, Columns: t.Columns})
+	}
+	return out
+}
+
+// followerName tells deployments apart by the levels of the cache that their servers share: how far one has heard says what is void
+// there, and of no other.
+func followerName(loaded *config.Loaded) string {
+	shared := fmt.Sprintf("%q %q %q", loaded.Redis.Nodes, loaded.Redis.Prefix, config.HashOf(loaded.Sources[loaded.Cache.L3.Source]))
+	sum := sha256.Sum256([]byte(shared))
+	return "cache-" + hex.EncodeToString(sum[:6])
+}
+
+// heardChanges makes void what changes of a source's rows have changed, and then tells those who watch.
+type heardChanges struct {
+	a      *App
+	g      *generation
+	source string
+}
+
+// Changed implements outbox.Listener.
+func (h *heardChanges) Changed(changes []outbox.Change) {
+	tags, updates := map[string]bool{}, map[string]bool{}
+	for _, c := range changes {
+		t, u, known := h.g.Catalog.Changed(h.source, c.Table, c.Was, c.Becomes)
+		if !known {
+			h.Missed()
+			return
+		}
+		for _, tag := range t {
+			tags[tag] = true
+		}
+		for _, uri := range u {
+			updates[uri] = true
+		}
+	}
+	if len(tags) > 0 {
+		h.g.cache.Heard(slices.Sorted(maps.Keys(tags)))
+	}
+	var events []mcp.Event
+	for _, uri := range slices.Sorted(maps.Keys(updates)) {
+		events = append(events, mcp.Event{Kind: mcp.ResourceUpdated, URI: uri})
+	}
+	h.a.hub.Publish(events...)
+}
+
+// Missed implements outbox.Listener.
+func (h *heardChanges) Missed() {
+	h.a.log.Warn("changes of a source may have been missed: every cached result is void", "source", h.source)
+	h.g.cache.HeardOfAnything()
+	h.a.hub.Publish(mcp.Event{Kind: mcp.ResourcesChanged})
+}
+
+// InstallEvents writes the triggers of the tables that a file's events name in a source, or takes all of them away. It gives the names of the tables.
+func InstallEvents(ctx context.Context, file, source string, remove bool) ([]string, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
+	}
+	loaded, faults := config.Load(file, data, os.LookupEnv)
+	if len(faults) > 0 {
+		return nil, faults.Sorted()
+	}
+	cfg, ok := loaded.Sources[source]
+	if !ok {
+		return nil, fmt.Errorf("%s: there is no source %q; there are %v", file, source, slices.Sorted(maps.Keys(loaded.Sources)))
+	}
+	db, err := sqldb.New(source, cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	if remove {
+		return nil, outbox.Remove(ctx, db)
+	}
+	deps := catalog.Deps{Sources: map[string]catalog.Source{}, TTL: loaded.Cache.L1.TTL, Meter: func(mcp.Method, string) mcp.Meter { return nil }}
+	for name := range loaded.Sources {
+		deps.Sources[name] = catalog.Source{} // its tools are not asked for here
+	}
+	c, faults := catalog.New(catalog.Definitions{Tools: loaded.Tools, Resources: loaded.Resources, Prompts: loaded.Prompts, Toolsets: loaded.Toolsets, Events: loaded.Events}, deps)
+	if len(faults) > 0 {
+		return nil, loaded.Locate(faults).Sorted()
+	}
+	tables := outboxTables(c, source)
+	if len(tables) == 0 {
+		return nil, fmt.Errorf("%s: events: names no table of source %q", file, source)
+	}
+	var names []string
+	for _, t := range tables {
+		names = append(names, t.Name)
+	}
+	return names, outbox.Install(ctx, db, tables)
+}

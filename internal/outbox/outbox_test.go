@@ -1,0 +1,354 @@
+package outbox
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"millrace/internal/conf"
+	"millrace/internal/pgtest"
+	"millrace/internal/sqldb"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if s := started.Load(); s != nil {
+		s.Stop()
+	}
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			os.Stderr.WriteString(err.Error() + "\n")
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+var started atomic.Pointer[pgtest.Server]
+
+var server = sync.OnceValues(func() (*pgtest.Server, error) {
+	s, err := pgtest.New()
+	started.Store(s)
+	return s, err
+})
+
+// onEach runs f on a new database of each kind, with a table of items in it.
+func onEach(t *testing.T, f func(t *testing.T, source sqldb.Source)) {
+	t.Parallel()
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		file := filepath.Join(t.TempDir(), "a.db")
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f(t, open(t, func(c *sqldb.Config) { c.SQLite = &sqldb.SQLiteConfig{Path: file} }))
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		f(t, open(t, func(c *sqldb.Config) { c.Postgres = &sqldb.PostgresConfig{Primary: conf.Secret(newDatabase(t))} }))
+	})
+}
+
+var databases atomic.Int64
+
+func newDatabase(t *testing.T) string {
+	t.Helper()
+	s, err := server()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := fmt.Sprintf("t%d", databases.Add(1))
+	if err := s.Exec("postgres", "CREATE DATABASE "+name); err != nil {
+		t.Fatal(err)
+	}
+	return s.URL(name)
+}
+
+func open(t *testing.T, change func(*sqldb.Config)) sqldb.Source {
+	t.Helper()
+	cfg := sqldb.DefaultConfig()
+	change(&cfg)
+	s, err := sqldb.New("shop", cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	script(t, s, `CREATE TABLE items (id bigint PRIMARY KEY, name text, "odd ""name" text)`)
+	return s
+}
+
+func script(t *testing.T, s sqldb.Source, statements ...string) {
+	t.Helper()
+	if err := s.Script(t.Context(), statements); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var items = []Table{{Name: "items", Columns: []string{"id", `odd "name`}}}
+
+// heard is what a follower has told.
+type heard struct {
+	mu     sync.Mutex // guards what follows
+	texts  []string
+	missed int
+	news   chan struct{}
+}
+
+func newHeard() *heard { return &heard{news: make(chan struct{}, 1)} }
+
+func (h *heard) tell() {
+	select {
+	case h.news <- struct{}{}:
+	default:
+	}
+}
+
+func compact(raw json.RawMessage) string {
+	if raw == nil {
+		return "-"
+	}
+	var v any
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return err.Error()
+	}
+	out, _ := json.Marshal(v)
+	return string(out)
+}
+
+func (h *heard) Changed(changes []Change) {
+	h.mu.Lock()
+	for _, c := range changes {
+		h.texts = append(h.texts, c.Table+" "+compact(c.Was)+" "+compact(c.Becomes))
+	}
+	h.mu.Unlock()
+	h.tell()
+}
+
+func (h *heard) Missed() {
+	h.mu.Lock()
+	h.missed++
+	h.mu.Unlock()
+	h.tell()
+}
+
+// await waits until what has been heard is as wanted.
+func (h *heard) await(t *testing.T, missed int, want ...string) {
+	t.Helper()
+	over := time.After(20 * time.Second)
+	for {
+		h.mu.Lock()
+		same := h.missed == missed && slices.Equal(h.texts, want)
+		got := fmt.Sprintf("%d missed:\n%s", h.missed, strings.Join(h.texts, "\n"))
+		h.mu.Unlock()
+		if same {
+			return
+		}
+		select {
+		case <-h.news:
+		case <-over:
+			t.Fatalf("heard %s\nwant %d missed:\n%s", got, missed, strings.Join(want, "\n"))
+		}
+	}
+}
+
+// follow follows a source until the end of the test, or stop.
+func follow(t *testing.T, s sqldb.Source, tables []Table) (*heard, func()) {
+	t.Helper()
+	h := newHeard()
+	f := &Follower{Source: s, Name: "test", Tables: tables, Listener: h, Log: slog.New(slog.DiscardHandler)}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { // ends with ctx
+		defer close(done)
+		f.Follow(ctx)
+	}()
+	stop := func() {
+		cancel()
+		<-done
+	}
+	t.Cleanup(stop)
+	return h, stop
+}
+
+func install(t *testing.T, s sqldb.Source, tables []Table) {
+	t.Helper()
+	if err := Install(t.Context(), s, tables); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func item(id int64, odd string) string { return fmt.Sprintf(`{"id":%d,"odd \"name":%s}`, id, odd) }
+
+func TestEveryChangeIsTold(t *testing.T) {
+	onEach(t, func(t *testing.T, s sqldb.Source) {
+		install(t, s, items)
+		h, _ := follow(t, s, items)
+		h.await(t, 1) // whatever was before is not known
+		script(t, s, "INSERT INTO items VALUES (1, 'a', 'x')", "INSERT INTO items VALUES (9007199254740993, 'b', NULL)")
+		script(t, s, `UPDATE items SET "odd ""name" = 'it''s' WHERE id = 1`)
+		script(t, s, "DELETE FROM items WHERE id = 1")
+		want := []string{"items - " + item(1, `"x"`), "items - " + item(9007199254740993, "null"), "items " + item(1, `"x"`) + " " + item(1, `"it's"`), "items " + item(1, `"it's"`) + " -"}
+		for i := range want {
+			want[i] = strings.ReplaceAll(want[i], "9007199254740993", "9007199254740992") // compact reads it as a float
+		}
+		h.await(t, 1, want...)
+		if s.Dialect() == sqldb.PostgreSQL {
+			script(t, s, "TRUNCATE items")
+			h.await(t, 1, append(want, "items - -")...)
+		}
+		// What is rolled back is not told.
+		if err := s.Script(t.Context(), []string{"INSERT INTO items VALUES (3, 'c', NULL)", "INSERT INTO nothing VALUES (1)"}); err == nil {
+			t.Error("no error")
+		}
+	})
+}
+
+// What was committed while nobody followed is told to who comes back.
+func TestWhatWasMissedIsToldLater(t *testing.T) {
+	onEach(t, func(t *testing.T, s sqldb.Source) {
+		install(t, s, items)
+		h, stop := follow(t, s, items)
+		h.await(t, 1)
+		script(t, s, "INSERT INTO items VALUES (1, 'a', NULL)")
+		h.await(t, 1, "items - "+item(1, "null"))
+		stop()
+		script(t, s, "INSERT INTO items VALUES (2, 'a', NULL)")
+		h, stop = follow(t, s, items)
+		h.await(t, 0, "items - "+item(2, "null"))
+		stop()
+		// Another database in its place knows nothing of it.
+		if err := Remove(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		install(t, s, items)
+		h, _ = follow(t, s, items)
+		h.await(t, 1)
+	})
+}
+
+// A transaction that began first and ends last is told, though the one after it was told before.
+func TestTransactionsThatEndInAnotherOrder(t *testing.T) {
+	t.Parallel()
+	s := open(t, func(c *sqldb.Config) { c.Postgres = &sqldb.PostgresConfig{Primary: conf.Secret(newDatabase(t))} })
+	install(t, s, items)
+	h, _ := follow(t, s, items)
+	h.await(t, 1)
+	// It holds its event until the row of another table may be changed.
+	script(t, s, "CREATE TABLE gate (id bigint PRIMARY KEY)", "INSERT INTO gate VALUES (1)")
+	held, release, slow := make(chan struct{}), make(chan struct{}), make(chan error, 2)
+	go func() { // ends when the gate is open
+		q, err := s.Compile(sqldb.Spec{Name: "gate", Text: "UPDATE gate SET id = 1", Mode: sqldb.ReadWrite, Timeout: time.Minute})
+		if err == nil {
+			_, _, err = q.Run(context.Background(), nil, &sqldb.Execution{Deadline: time.Now().Add(time.Minute), Confirm: func(int64) bool {
+				close(held)
+				<-release
+				return true
+			}})
+		}
+		slow <- err
+	}()
+	<-held
+	go func() {
+		slow <- s.Script(context.Background(), []string{"INSERT INTO items VALUES (1, 'first', NULL)", "UPDATE gate SET id = 1", "INSERT INTO items VALUES (3, 'third', NULL)"})
+	}()
+	waiting, err := s.Compile(sqldb.Spec{Name: "waiting", Text: "SELECT count(*) AS n FROM pg_locks WHERE NOT granted", Mode: sqldb.ReadOnly})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for until := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		got, _, err := waiting.Run(t.Context(), nil, &sqldb.Execution{})
+		if err != nil || time.Now().After(until) {
+			t.Fatal(string(got), err)
+		}
+		if string(got) == `{"rows":[{"n":1}]}` {
+			break
+		}
+	}
+	script(t, s, "INSERT INTO items VALUES (2, 'second', NULL)")
+	h.await(t, 1, "items - "+item(2, "null"))
+	close(release)
+	for range 2 {
+		if err := <-slow; err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.await(t, 1, "items - "+item(2, "null"), "items - "+item(1, "null"), "items - "+item(3, "null"))
+}
+
+// Triggers that are not those of the configuration are not believed, and a missing outbox is said with what to do.
+func TestInstallIsAskedFor(t *testing.T) {
+	onEach(t, func(t *testing.T, s sqldb.Source) {
+		f := &Follower{Source: s, Name: "test", Tables: items, Listener: newHeard(), Log: slog.New(slog.DiscardHandler)}
+		if err := f.compile(); err != nil {
+			t.Fatal(err)
+		}
+		asks := func(what string) {
+			t.Helper()
+			if err := f.begin(t.Context()); err == nil || !strings.Contains(err.Error(), "millrace events install") {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		asks("nothing is installed")
+		install(t, s, []Table{{Name: "items", Columns: []string{"id"}}})
+		asks("a column is not told")
+		install(t, s, items)
+		if err := f.begin(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := Install(t.Context(), s, []Table{{Name: "nothing", Columns: []string{"id"}}}); err == nil || !strings.Contains(err.Error(), "nothing") {
+			t.Errorf("a table that is not there: %v", err)
+		}
+		if err := f.begin(t.Context()); err != nil {
+			t.Errorf("what failed has taken away what was there: %v", err)
+		}
+		for range 2 {
+			if err := Remove(t.Context(), s); err != nil {
+				t.Error(err)
+			}
+		}
+		script(t, s, "INSERT INTO items VALUES (1, 'a', NULL)") // no trigger fails for want of its table
+	})
+}
+
+// Old events are removed, and who was away for longer knows that it missed some.
+func TestOldEventsAreRemoved(t *testing.T) {
+	onEach(t, func(t *testing.T, s sqldb.Source) {
+		install(t, s, items)
+		h, stop := follow(t, s, items)
+		h.await(t, 1)
+		stop()
+		script(t, s, "INSERT INTO items VALUES (1, 'a', NULL)", "INSERT INTO items VALUES (2, 'a', NULL)", "UPDATE millrace_events SET at = 0")
+		other := &Follower{Source: s, Name: "other", Tables: items, Listener: newHeard(), Log: slog.New(slog.DiscardHandler)}
+		if err := other.compile(); err != nil {
+			t.Fatal(err)
+		}
+		if err := other.begin(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		other.forget(t.Context())
+		h, _ = follow(t, s, items)
+		h.await(t, 1)
+	})
+}
+
+func TestGaps(t *testing.T) {
+	t.Parallel()
+	gaps := []gap{{3, 9, 1}, {20, 20, 2}}
+	for _, id := range []int64{5, 3, 9, 20, 100} {
+		gaps = without(gaps, id)
+	}
+	if got := gapsText(gaps); got != "[[4,4],[6,8]]" {
+		t.Error(got)
+	}
+}
