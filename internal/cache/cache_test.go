@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -324,4 +325,29 @@ func TestMemory(t *testing.T) {
 		runtime.KeepAlive(c)
 		c.Close()
 	}
+}
+
+// A compressed form that is kept with an entry counts as its bytes.
+func TestPackedFormsCount(t *testing.T) {
+	t.Parallel()
+	c, _ := newCache(t)
+	h := c.Middleware(func(context.Context, *mcp.Call) (mcp.Result, error) {
+		return answer(strings.Repeat("x", 2*packAbove)), nil
+	})
+	one := call(mcp.Anonymous, mcp.ScopePublic, 1)
+	status(t, h, one, mcp.CacheMiss)
+	r := status(t, h, one, mcp.CacheHit)
+	c.l1.entries.CleanUp()
+	_, before := c.Size()
+	form := bytes.Repeat([]byte("y"), 200_000) // more than an entry's least share
+	for range 2 {
+		if got := r.Packed.Form(func() []byte { return form }); !bytes.Equal(got, form) {
+			t.Errorf("a form of %d bytes", len(got))
+		}
+	}
+	c.l1.entries.CleanUp()
+	if _, after := c.Size(); after < before+100_000 {
+		t.Errorf("%d bytes, and %d with the form", before, after)
+	}
+	status(t, h, one, mcp.CacheHit)
 }

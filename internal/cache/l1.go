@@ -37,7 +37,7 @@ type Entry struct {
 
 // Bytes is about what the entry takes in memory.
 func (e *Entry) Bytes() int {
-	return len(e.Result.Fields) + len(e.Result.Meta) + len(e.Key) + 16*len(e.stamps) + 480
+	return len(e.Result.Fields) + len(e.Result.Meta) + len(e.Key) + 16*len(e.stamps) + e.Result.Packed.Bytes() + 480
 }
 
 // jitter is the greatest share of its life that an entry loses by chance, so that what came together does not go together.
@@ -108,6 +108,23 @@ func (l *L1) get(key []byte, now time.Time) *Entry {
 	return e
 }
 
+// packAbove is the size of results whose compressed form is worth keeping.
+const packAbove = 4 << 10
+
+// pack lets the compressed form of an entry's result be kept with it; it counts from when it is there.
+func (l *L1) pack(e *Entry) {
+	if len(e.Result.Fields) > packAbove && e.Result.Packed == nil {
+		e.Result.Packed = &mcp.Packed{Grew: func() {
+			l.entries.Compute(xxh3.Hash128Seed([]byte(e.Key), l.seed), func(old *Entry, found bool) (*Entry, otter.ComputeOp) {
+				if !found || old != e {
+					return nil, otter.CancelOp
+				}
+				return e, otter.WriteOp // it is weighed anew
+			})
+		}}
+	}
+}
+
 // put stores e, unless what it rests on has changed since it was stamped, a later one is there, or its time is over. The
 // level's ttl counts from since: the entry's birth, or when it came from another level.
 func (l *L1) put(e *Entry, since time.Time) (stored, current bool) {
@@ -117,6 +134,7 @@ func (l *L1) put(e *Entry, since time.Time) (stored, current bool) {
 	} else if age > 0 {
 		life = e.TTL
 	}
+	l.pack(e)
 	e.life = life - time.Duration(jitter*l.chance()*float64(life))
 	e.early = min(earlyCosts*e.Cost, e.life/2)
 	if e.life <= 0 || time.Since(e.Born) >= e.last() {

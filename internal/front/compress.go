@@ -1,12 +1,19 @@
 package front
 
 import (
+	"bytes"
+	"encoding/binary"
+	"hash/crc32"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
+	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"millrace/internal/mcp"
 )
 
 // The values of `compression`; the first two are content codings as well.
@@ -62,7 +69,9 @@ func (c *compressor) varies(size int) bool { return c.coding != compressNone && 
 // commas) allows, appended to dst, and the coding's name for Content-Encoding. Where the body goes out as it is (absent
 // header, small body, nothing in common, nothing gained), out is body itself and encoding is "". A client that refuses
 // identity gets small bodies compressed too; one that refuses everything gets identity rather than no answer.
-func (c *compressor) encode(dst []byte, acceptEncoding string, body []byte) (out []byte, encoding string) {
+//
+// kept is the part of the body whose compressed form outlives it: gzip then costs that part's checksum alone.
+func (c *compressor) encode(dst []byte, acceptEncoding string, body []byte, kept part) (out []byte, encoding string) {
 	if acceptEncoding == "" || c.coding == compressNone || len(body) == 0 {
 		return body, ""
 	}
@@ -77,6 +86,8 @@ func (c *compressor) encode(dst []byte, acceptEncoding string, body []byte) (out
 	start := len(dst)
 	if coding == compressZstd {
 		out = c.zstd.EncodeAll(body, dst)
+	} else if form := c.form(body, kept); form != nil {
+		out = appendGzip(dst, body, kept, form)
 	} else {
 		out = c.encodeGzip(dst, body)
 	}
@@ -97,6 +108,51 @@ func (c *compressor) encodeGzip(dst, body []byte) []byte {
 	e.out = nil
 	c.gzip.Put(e)
 	return out
+}
+
+// part is what of a body is kept in compressed form, from a byte up to another; packed is nil for nothing.
+type part struct {
+	from, to int
+	packed   *mcp.Packed
+}
+
+// mostAround is how much of a body may stand around its kept part: it goes uncompressed.
+const mostAround = 4 << 10
+
+// form gives the kept part's compressed form; nil where there is none that is worth it.
+func (c *compressor) form(body []byte, kept part) []byte {
+	fields := body[kept.from:kept.to]
+	if kept.packed == nil || len(fields) <= c.above || len(body)-len(fields) > mostAround {
+		return nil
+	}
+	return kept.packed.Form(func() []byte {
+		var b bytes.Buffer
+		w, _ := flate.NewWriter(&b, flate.BestSpeed) // fails on an unknown level only
+		// Neither call can fail: a buffer takes everything. Flush ends on a whole byte, and nothing before is referred to.
+		_, _ = w.Write(fields)
+		_ = w.Flush()
+		if b.Len() > len(fields)*3/4 {
+			return nil
+		}
+		return bytes.Clone(b.Bytes())
+	})
+}
+
+// appendGzip appends body as one gzip member (RFC 1952): what stands around the kept part in stored blocks (RFC 1951 section 3.2.4), and
+// the form of that between them.
+func appendGzip(dst, body []byte, kept part, form []byte) []byte {
+	stored := func(text []byte, final byte) {
+		n := uint16(len(text)) // at most mostAround
+		dst = append(dst, final, byte(n), byte(n>>8), byte(^n), byte(^n>>8))
+		dst = append(dst, text...)
+	}
+	dst = slices.Grow(dst, len(form)+len(body)-(kept.to-kept.from)+32)
+	dst = append(dst, 0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255) // no name, no time, fastest or best: unsaid, any system
+	stored(body[:kept.from], 0)
+	dst = append(dst, form...)
+	stored(body[kept.to:], 1)
+	dst = binary.LittleEndian.AppendUint32(dst, crc32.ChecksumIEEE(body))
+	return binary.LittleEndian.AppendUint32(dst, uint32(len(body)))
 }
 
 // negotiate finds the coding that the client likes best of those that the configured one stands for: gzip, or zstd before

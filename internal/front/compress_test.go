@@ -11,6 +11,8 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"millrace/internal/mcp"
 )
 
 func TestNegotiate(t *testing.T) {
@@ -87,7 +89,7 @@ func TestEncode(t *testing.T) {
 		cfg.Compression = c.configured
 		comp := newCompressor(cfg)
 		for range 2 { // the second time with used encoders
-			out, encoding := comp.encode([]byte("kept"), c.accept, c.body)
+			out, encoding := comp.encode([]byte("kept"), c.accept, c.body, part{})
 			if encoding != c.want {
 				t.Fatalf("%s, %q, %d bytes: encoding %q, want %q", c.configured, c.accept, len(c.body), encoding, c.want)
 			}
@@ -124,7 +126,7 @@ func TestEncodersAreShared(t *testing.T) {
 			body := bytes.Repeat(fmt.Appendf(nil, "row %d;", g), 2000)
 			for i := range 20 {
 				accept := []string{"gzip", "zstd"}[i%2]
-				out, encoding := comp.encode(nil, accept, body)
+				out, encoding := comp.encode(nil, accept, body, part{})
 				if encoding != accept || !bytes.Equal(decode(t, encoding, out), body) {
 					t.Errorf("%s: another body came out", accept)
 				}
@@ -188,7 +190,7 @@ func BenchmarkEncode(b *testing.B) {
 			b.ReportAllocs()
 			var out []byte
 			for b.Loop() {
-				out, _ = c.encode(out[:0], "gzip, zstd", body)
+				out, _ = c.encode(out[:0], "gzip, zstd", body, part{})
 			}
 			b.ReportMetric(float64(len(out))/float64(len(body)), "ratio")
 		})
@@ -197,7 +199,7 @@ func BenchmarkEncode(b *testing.B) {
 		c := newCompressor(DefaultConfig())
 		b.ReportAllocs()
 		for b.Loop() {
-			c.encode(nil, "gzip, deflate, br", body[:100])
+			c.encode(nil, "gzip, deflate, br", body[:100], part{})
 		}
 	})
 }
@@ -274,4 +276,64 @@ func asciiLower(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// A kept part is compressed once, and every answer around it is one gzip member that any reader takes.
+func TestKeptParts(t *testing.T) {
+	t.Parallel()
+	c := newCompressor(DefaultConfig())
+	var fields strings.Builder
+	for i := range 2000 {
+		fmt.Fprintf(&fields, `{"id":%d,"name":"item %d"},`, i, i*7)
+	}
+	packed, grew := &mcp.Packed{}, 0
+	packed.Grew = func() { grew++ }
+	for _, around := range [][2]string{{"", ""}, {`{"jsonrpc":"2.0","id":1,"result":{`, `}}`}, {strings.Repeat("a", 1000), strings.Repeat("b", 3000)}} {
+		body := []byte(around[0] + fields.String() + around[1])
+		kept := part{len(around[0]), len(around[0]) + fields.Len(), packed}
+		out, coding := c.encode([]byte("before"), "gzip", body, kept)
+		if coding != "gzip" || !bytes.HasPrefix(out, []byte("before")) || len(out) > len(body)/2 {
+			t.Fatalf("%q: %d bytes of %d", coding, len(out), len(body))
+		}
+		r, err := gzip.NewReader(bytes.NewReader(out[len("before"):]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Multistream(false)
+		got, err := io.ReadAll(r)
+		if err != nil || !bytes.Equal(got, body) {
+			t.Errorf("read %d bytes of %d, %v", len(got), len(body), err)
+		}
+	}
+	if grew != 1 || packed.Bytes() == 0 {
+		t.Errorf("packed %d times, into %d bytes", grew, packed.Bytes())
+	}
+	// Where much stands around a part, or it is small, the body goes the usual way.
+	random := &mcp.Packed{}
+	for _, c := range []struct {
+		body []byte
+		kept part
+	}{{append(bytes.Repeat([]byte("x"), mostAround+1), fields.String()...), part{mostAround + 1, mostAround + 1 + fields.Len(), random}}, {[]byte(fields.String()[:100]), part{0, 100, random}}} {
+		if form := newCompressor(DefaultConfig()).form(c.body, c.kept); form != nil {
+			t.Errorf("a form of %d bytes", len(form))
+		}
+	}
+	if random.Bytes() != 0 {
+		t.Error("it was packed")
+	}
+}
+
+func BenchmarkKeptPart(b *testing.B) {
+	c := newCompressor(DefaultConfig())
+	fields := strings.Repeat(`{"id":12345,"name":"an item","value":3.25},`, 1500)
+	body := []byte(`{"jsonrpc":"2.0","id":1,"result":{` + fields + `}}`)
+	for name, kept := range map[string]part{"kept": {34, 34 + len(fields), &mcp.Packed{}}, "anew": {}} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(body)))
+			var out []byte
+			for b.Loop() {
+				out, _ = c.encode(out[:0], "gzip", body, kept)
+			}
+		})
+	}
 }

@@ -50,6 +50,9 @@ type exchangeState struct {
 	canSend      bool      // the client takes messages before the last
 	inBatch      bool
 	newSession   string
+	packed       *mcp.Packed // of the result in out, whose Fields are from fieldsAt to fieldsEnd there; nil for one that is not kept
+	fieldsAt     int
+	fieldsEnd    int
 	lastProgress float64
 	progressed   bool
 	slot         chan struct{}   // of stdio: taken while x is at work; nil where none is
@@ -132,12 +135,14 @@ func (x *exchange) observe(r mcp.Result) {
 func (x *exchange) appendResult(dst []byte, r *mcp.Result) []byte {
 	dst = append(append(append(dst, `{"jsonrpc":"2.0","id":`...), x.req.ID...), `,"result":{`...)
 	start := len(dst)
+	x.fieldsAt, x.packed = start, r.Packed
 	comma := func() {
 		if len(dst) > start {
 			dst = append(dst, ',')
 		}
 	}
 	dst = append(dst, r.Fields...)
+	x.fieldsEnd = len(dst)
 	modern := x.rev.IsModern()
 	if modern {
 		comma()

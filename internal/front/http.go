@@ -236,6 +236,15 @@ func (p *httpReply) send(message []byte) bool {
 	return p.events.message(id, message) || resumable
 }
 
+// kept tells which part of a message is a result that is kept.
+func (p *httpReply) kept(message []byte) part {
+	x := p.x
+	if x.packed == nil || len(message) != len(x.out) || &message[0] != &x.out[0] {
+		return part{}
+	}
+	return part{x.fieldsAt, x.fieldsEnd, x.packed}
+}
+
 func (p *httpReply) finish(status int, sessionID string, message []byte) {
 	if p.events != nil {
 		if message != nil {
@@ -262,7 +271,7 @@ func (p *httpReply) finish(status int, sessionID string, message []byte) {
 	if p.http.compress.varies(len(message)) {
 		h["Vary"] = append(h["Vary"], acceptEncoding...)
 		if ae := p.r.Header["Accept-Encoding"]; len(ae) > 0 {
-			if packed, coding := p.http.compress.encode(nil, strings.Join(ae, ","), message); coding != "" {
+			if packed, coding := p.http.compress.encode(nil, strings.Join(ae, ","), message, p.kept(message)); coding != "" {
 				message = packed
 				h["Content-Encoding"] = []string{coding}
 			}

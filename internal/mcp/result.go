@@ -3,6 +3,8 @@ package mcp
 import (
 	"bytes"
 	"maps"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -48,6 +50,40 @@ type Result struct {
 	// Input, where set, replaces Fields: the user is asked first.
 	Input *InputRequired
 	Cache CacheInfo
+	// Packed, where set, keeps Fields in compressed form for all who get this result: it is one that is kept.
+	Packed *Packed
+}
+
+// Packed keeps compressed Fields, once somebody has asked for them. It is safe for concurrent use.
+type Packed struct {
+	// Grew, where set, is told that the form is there from now on.
+	Grew func()
+
+	once sync.Once
+	form atomic.Pointer[[]byte]
+}
+
+// Form gives the compressed form, which pack makes at the first call; nil where it gains nothing. Nobody changes it.
+func (p *Packed) Form(pack func() []byte) []byte {
+	p.once.Do(func() {
+		form := pack()
+		p.form.Store(&form)
+		if form != nil && p.Grew != nil {
+			p.Grew()
+		}
+	})
+	return *p.form.Load()
+}
+
+// Bytes is the length of the form; 0 while there is none.
+func (p *Packed) Bytes() int {
+	if p == nil {
+		return 0
+	}
+	if form := p.form.Load(); form != nil {
+		return len(*form)
+	}
+	return 0
 }
 
 // Rows says how many rows a result has.
