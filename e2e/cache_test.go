@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -273,6 +274,64 @@ func TestAdminToken(t *testing.T) {
 			if code != c.code || !strings.Contains(out+errs, c.said) || strings.Contains(out+errs, "open-sesam") {
 				t.Errorf("%v %v: %d %s%s", command, c.args, code, out, errs)
 			}
+		}
+	}
+}
+
+// TestCompressedHits: a large result comes compressed, and is the same for every reader, from a miss and from hits.
+func TestCompressedHits(t *testing.T) {
+	t.Parallel()
+	_, env := harness.DemoConfig(t)
+	s := harness.Start(t, harness.Options{Env: env, Config: harness.WriteConfig(t, `version: 1
+sources:
+  demo: {sqlite: {path: "${MILLRACE_DEMO_DB}"}}
+tools:
+  - name: cities
+    source: demo
+    description: Many cities.
+    statement: SELECT id, name FROM cities ORDER BY id LIMIT :n
+    parameters: [{name: n, type: integer, description: how many, required: true}]
+    annotations: {readOnlyHint: true}
+    cache: {ttl: 1h}
+`)})
+	ask := func(encoding string) (body, coding string, size int) {
+		args := []string{"-s", "-D", "-", "-X", "POST", s.URL, "-H", "Content-Type: application/json", "-H", "Accept: application/json, text/event-stream", "-H", "MCP-Protocol-Version: " + harness.Modern,
+			"-H", "Mcp-Method: tools/call", "-H", "Mcp-Name: cities", "-w", "\n%{size_download}", "-d",
+			`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"cities","arguments":{"n":900},"_meta":{"io.modelcontextprotocol/protocolVersion":"` + harness.Modern + `","io.modelcontextprotocol/clientCapabilities":{}}}}`}
+		if encoding != "" {
+			args = append(args, "--compressed", "-H", "Accept-Encoding: "+encoding)
+		}
+		out, err := exec.Command("curl", args...).Output()
+		if err != nil {
+			t.Fatalf("curl: %v: %s", err, out)
+		}
+		head, rest, _ := strings.Cut(string(out), "\r\n\r\n")
+		for line := range strings.Lines(strings.ToLower(head)) {
+			if value, ok := strings.CutPrefix(line, "content-encoding: "); ok {
+				coding = strings.TrimSpace(value)
+			}
+		}
+		at := strings.LastIndexByte(rest, '\n')
+		if _, err := fmt.Sscan(rest[at:], &size); err != nil {
+			t.Fatal(err)
+		}
+		return rest[:at], coding, size
+	}
+	rows := func(body string) string {
+		from, to := strings.Index(body, `"structuredContent"`), strings.LastIndex(body, `"_meta"`)
+		if from < 0 || to < from {
+			t.Fatalf("no result: %.200s", body)
+		}
+		return body[from:to]
+	}
+	plain, coding, size := ask("")
+	if coding != "" || len(plain) != size {
+		t.Fatalf("%q, %d bytes of %d", coding, size, len(plain))
+	}
+	for range 3 {
+		body, coding, packed := ask("gzip")
+		if coding != "gzip" || packed > size/2 || rows(body) != rows(plain) || !strings.Contains(body, `"hit"`) {
+			t.Errorf("%q, %d bytes for %d: %.100s", coding, packed, size, body)
 		}
 	}
 }

@@ -367,7 +367,9 @@ func (a *App) retire(g *generation) {
 	current := a.current.Load()
 	last := current == g || current.cache != g.cache
 	a.work.Go(func() { // not here: this may be the cache's own work, which Close waits for
-		g.unfollow()
+		if g.unfollow != nil { // else it was never current
+			g.unfollow()
+		}
 		if last {
 			g.cache.Close()
 			if g.redis != nil {

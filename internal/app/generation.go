@@ -204,22 +204,34 @@ func (m *meter) Observe(r mcp.Revision, s mcp.CacheStatus, d time.Duration) {
 
 func (m *meter) Error(r mcp.Revision, kind string) { m[r].Error(kind) }
 
-// cacheCounters are the counters of the cache's events, by event.
-type cacheCounters [cache.EventCount]*telemetry.Counter
+// cacheCounters are the figures of a level of the cache, counters by event.
+type cacheCounters struct {
+	events       [cache.EventCount]*telemetry.Counter
+	looks, stale *telemetry.Histogram
+}
 
 func newCacheCounters(m *telemetry.Metrics, level string) *cacheCounters {
 	var out cacheCounters
 	for e := range cache.EventCount {
 		if e <= cache.Bypass {
-			out[e] = m.CacheRequests(level, e.String())
+			out.events[e] = m.CacheRequests(level, e.String())
 		} else {
-			out[e] = m.CacheEvents(level, e.String())
+			out.events[e] = m.CacheEvents(level, e.String())
 		}
+	}
+	if level == "l1" {
+		out.stale = m.CacheStale(level)
+	} else {
+		out.looks = m.CacheLooks(level)
 	}
 	return &out
 }
 
-func (c *cacheCounters) Count(e cache.Event) { c[e].Add(1) }
+func (c *cacheCounters) Count(e cache.Event) { c.events[e].Add(1) }
+
+// Looked is of the levels beyond the process, and Aged of that in it.
+func (c *cacheCounters) Looked(d time.Duration) { c.looks.Observe(d) }
+func (c *cacheCounters) Aged(d time.Duration)   { c.stale.Observe(d) }
 
 // heldCache is the cache of a generation, as operators see it.
 type heldCache struct {

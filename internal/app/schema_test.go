@@ -60,7 +60,7 @@ tools:
     statement: SELECT :id
     parameters: [{name: id, type: string, required: true}]
     annotations: {readOnlyHint: true}
-    cache: {}
+    cache: {tags: ["n:{id}"]}
   - name: write
     source: db
     description: d
@@ -74,6 +74,10 @@ resources:
     name: r # needed
     source: db # needed
     statement: SELECT 1 # needed
+events:
+  - tags: ["n:{id}"]
+    source: db # needed
+    table: n # needed
 prompts:
   - title: P
     name: p # needed

@@ -52,8 +52,13 @@ func (e Event) String() string {
 	return [EventCount]string{"hit", "miss", "coalesced", "stale", "bypass", "fill", "discard", "refresh", "put", "change", "purge", "event", "eviction", "warm", "drop", "failure"}[e]
 }
 
-// Counters counts events. It is safe for concurrent use.
-type Counters interface{ Count(Event) }
+// Counters counts what a level does. It is safe for concurrent use.
+type Counters interface {
+	Count(Event)
+	// Looked is told how long a look into a level beyond the process took, Aged how old a stale result was.
+	Looked(time.Duration)
+	Aged(time.Duration)
+}
 
 // Deps is what a cache stands on.
 type Deps struct {
@@ -171,6 +176,7 @@ func (c *Cache) serve(e *Entry, now time.Time, how Event) mcp.Result {
 	r.Cache = mcp.CacheInfo{Status: mcp.CacheHit, Level: 1, Age: max(0, now.Sub(e.Born))}
 	if how == Stale {
 		r.Cache.Status = mcp.CacheStale
+		c.count.Aged(r.Cache.Age)
 	}
 	return r
 }

@@ -19,10 +19,15 @@ import (
 	"millrace/internal/mcp"
 )
 
-type counts struct{ n [EventCount]atomic.Int64 }
+type counts struct {
+	n           [EventCount]atomic.Int64
+	looks, aged atomic.Int64
+}
 
-func (c *counts) Count(e Event)    { c.n[e].Add(1) }
-func (c *counts) of(e Event) int64 { return c.n[e].Load() }
+func (c *counts) Count(e Event)        { c.n[e].Add(1) }
+func (c *counts) Looked(time.Duration) { c.looks.Add(1) }
+func (c *counts) Aged(time.Duration)   { c.aged.Add(1) }
+func (c *counts) of(e Event) int64     { return c.n[e].Load() }
 
 // newCache makes a cache without chance: entries live as long as they may, and none is fetched early.
 func newCache(t testing.TB, change ...func(*Config)) (*Cache, *counts) {

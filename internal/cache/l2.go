@@ -164,7 +164,9 @@ func (l *L2) lookFor(ctx context.Context, key string, tags []string, lease bool)
 	}
 	within, cancel := context.WithTimeout(ctx, l.budget)
 	defer cancel()
+	began := time.Now()
 	e, s, leased, err := l.ask(within, key, tags, lease)
+	l.count.Looked(time.Since(began))
 	switch {
 	case err == nil:
 		l.worth.RecordSuccess()
@@ -349,6 +351,19 @@ func (l *L2) fly(ctx context.Context, key string, tags []string, older time.Time
 			return nil, s, false
 		}
 	}
+}
+
+// lead tells whether this is, of all processes, the one that fetches hot results anew in an interval; without Redis each does it for itself.
+func (l *L2) lead(interval time.Duration) bool {
+	conn, err := l.client.Conn()
+	if err != nil {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), l2Time)
+	defer cancel()
+	// It ends a little before the next interval begins, so that somebody leads in each.
+	err = conn.Do(ctx, conn.B().Set().Key(l.client.Key("tends")).Value("1").Nx().PxMilliseconds(max(1, (interval*9/10).Milliseconds())).Build()).Error()
+	return err == nil || !valkey.IsValkeyNil(err)
 }
 
 // land gives the lease of a flight back that brought nothing to keep.

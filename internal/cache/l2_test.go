@@ -140,7 +140,7 @@ func TestL2IsShared(t *testing.T) {
 			if err != nil || string(r.Meta) != `"a":"\"\\é"` || *r.Hints != *hints || r.Rows != mcp.RowsOne || db.runs.Load() != 1 {
 				t.Errorf("%+v, %v after %d runs", r, err, db.runs.Load())
 			}
-			if b.n2.of(Hit) != 1 || a.n2.of(Miss) != 1 {
+			if b.n2.of(Hit) != 1 || a.n2.of(Miss) != 1 || b.n2.looks.Load() != 1 {
 				t.Errorf("%d hits, %d misses", b.n2.of(Hit), a.n2.of(Miss))
 			}
 			// A changed tool shares nothing with the old one, nor does one caller with another.
@@ -429,4 +429,19 @@ func TestWithoutRedis(t *testing.T) {
 		t.Errorf("%s, %v", r.Fields, err)
 	}
 	level(t, h, reading(1), mcp.CacheHit, 1, "11")
+}
+
+// Of all nodes one fetches hot results anew in an interval.
+func TestOneNodeTends(t *testing.T) {
+	t.Parallel()
+	d := newDeployment(t)
+	leads := 0
+	for range 3 {
+		if d.start(t).l2.lead(time.Minute) {
+			leads++
+		}
+	}
+	if leads != 1 {
+		t.Errorf("%d of 3 lead", leads)
+	}
 }

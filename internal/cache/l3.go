@@ -386,6 +386,7 @@ func (l *L3) find(ctx context.Context, key []byte, tags []string, stamps []stamp
 	}
 	now := time.Now()
 	out, err := l.run(ctx, l.get, l3Get, "["+strings.Join(asked, ",")+"]", l3Key(key), now.UnixMilli())
+	l.count.Looked(time.Since(now))
 	if err != nil {
 		l.worth.RecordFailure()
 		return nil

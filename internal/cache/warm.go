@@ -70,6 +70,7 @@ const mostRefreshes = 1000
 
 func (c *Cache) tend(every time.Duration, recall Recall, next mcp.Handler) {
 	now, fetched := time.Now(), 0
+	leads := c.l2 == nil || c.l2.lead(every)
 	for _, e := range c.l1.entries.All() {
 		select {
 		case <-c.stop:
@@ -78,7 +79,7 @@ func (c *Cache) tend(every time.Duration, recall Recall, next mcp.Handler) {
 		}
 		asked := c.tell(e)
 		left := e.life - now.Sub(e.Born)
-		if asked < int64(c.cfg.Warmup.PriorityThreshold) || left > every || left <= 0 || e.Err != nil || fetched == mostRefreshes || !c.tags.current(e.stamps) {
+		if !leads || asked < int64(c.cfg.Warmup.PriorityThreshold) || left > every || left <= 0 || e.Err != nil || fetched == mostRefreshes || !c.tags.current(e.stamps) {
 			continue
 		}
 		call := e.again(recall)

@@ -14,6 +14,7 @@ type collector struct {
 	duration, errors, inFlight, sessions *prometheus.Desc
 	cacheRequests, cacheEvents           *prometheus.Desc
 	cacheEntries, cacheBytes             *prometheus.Desc
+	cacheLooks, cacheStale               *prometheus.Desc
 	queryDuration, connections, waited   *prometheus.Desc
 	configInfo, configValue              *prometheus.Desc
 }
@@ -33,10 +34,12 @@ func (m *Metrics) collector() *collector {
 		cacheRequests: desc("millrace_cache_requests_total",
 			"Look-ups in a level of the cache, by result.", "level", "result"),
 		cacheEvents: desc("millrace_cache_events_total",
-			"What a level of the cache did beside answering: results stored (fill), thrown away since what they rest on changed meanwhile (discard), fetched early (refresh), taken from a write (put), removed for want of room (eviction), loaded before the start (warm), not written since too many wait (drop), statements of its database that failed (failure); writes (change) and operators (purge) that made results void.",
+			"What a level of the cache did beside answering: results stored (fill), thrown away since what they rest on changed meanwhile (discard), fetched early (refresh), taken from a write (put), removed for want of room (eviction), loaded before the start (warm), not written since too many wait (drop), statements of its database that failed (failure); writes (change), operators (purge) and what others wrote (event) that made results void.",
 			"level", "event"),
 		cacheEntries: desc("millrace_cache_entries", "Entries in a level of the cache.", "level"),
 		cacheBytes:   desc("millrace_cache_bytes", "Bytes held by a level of the cache.", "level"),
+		cacheLooks:   desc("millrace_cache_lookup_duration_seconds", "Time that looks into a level of the cache beyond the process took.", "level"),
+		cacheStale:   desc("millrace_cache_stale_age_seconds", "Ages of results that were served beyond their time.", "level"),
 		queryDuration: desc("millrace_db_query_duration_seconds",
 			"Time that statements took, without waiting for a connection.", "source", "role"),
 		connections: desc("millrace_db_connections",
@@ -51,7 +54,7 @@ func (m *Metrics) collector() *collector {
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.duration, c.errors, c.inFlight, c.sessions, c.cacheRequests, c.cacheEvents, c.cacheEntries, c.cacheBytes,
+		c.duration, c.errors, c.inFlight, c.sessions, c.cacheRequests, c.cacheEvents, c.cacheEntries, c.cacheBytes, c.cacheLooks, c.cacheStale,
 		c.queryDuration, c.connections, c.waited, c.configInfo, c.configValue,
 	} {
 		ch <- d
@@ -76,6 +79,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	queries, caches, events := maps.Clone(m.queries), maps.Clone(m.caches), maps.Clone(m.events)
+	looks, stale := maps.Clone(m.looks), maps.Clone(m.stale)
 	levels, pools, sessions := maps.Clone(m.levels), maps.Clone(m.pools), m.sessions
 	hash, values := m.hash, m.values
 	m.mu.Unlock()
@@ -113,6 +117,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		entries, bytes := size()
 		gauge(c.cacheEntries, float64(entries), level)
 		gauge(c.cacheBytes, float64(bytes), level)
+	}
+	for level, h := range looks {
+		ch <- h.metric(c.cacheLooks, level)
+	}
+	for level, h := range stale {
+		ch <- h.metric(c.cacheStale, level)
 	}
 	for key, h := range queries {
 		ch <- h.metric(c.queryDuration, key.source, key.role)

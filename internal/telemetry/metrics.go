@@ -20,6 +20,8 @@ type Metrics struct {
 	queries  map[queryKey]*Histogram
 	caches   map[cacheKey]*Counter
 	events   map[cacheKey]*Counter // of caches; result is the event
+	looks    map[string]*Histogram // into levels of caches
+	stale    map[string]*Histogram // ages of stale results, by level
 	levels   map[string]func() (entries, bytes int64)
 	pools    map[string]func() []Pool
 	sessions func() int
@@ -50,6 +52,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		queries: map[queryKey]*Histogram{},
 		caches:  map[cacheKey]*Counter{},
 		events:  map[cacheKey]*Counter{},
+		looks:   map[string]*Histogram{},
+		stale:   map[string]*Histogram{},
 		levels:  map[string]func() (int64, int64){},
 		pools:   map[string]func() []Pool{},
 	}
@@ -89,6 +93,21 @@ func (m *Metrics) SetCacheLevel(level string, size func() (entries, bytes int64)
 		return
 	}
 	m.levels[level] = size
+}
+
+// CacheLooks is the histogram of looks into a level beyond the process.
+func (m *Metrics) CacheLooks(level string) *Histogram { return m.histogram(m.looks, level) }
+
+// CacheStale is the histogram of the ages of stale results that a level served.
+func (m *Metrics) CacheStale(level string) *Histogram { return m.histogram(m.stale, level) }
+
+func (m *Metrics) histogram(of map[string]*Histogram, level string) *Histogram {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if of[level] == nil {
+		of[level] = new(Histogram)
+	}
+	return of[level]
 }
 
 // Query is the histogram of the statements that ran on one role of a source.

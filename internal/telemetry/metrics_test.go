@@ -91,6 +91,8 @@ func TestGauges(t *testing.T) {
 	m.InFlight.Add(-1)
 	m.SetSessions(func() int { return 7 })
 	m.CacheRequests("l1", "hit").Add(5)
+	m.CacheLooks("l2").Observe(time.Minute)
+	m.CacheStale("l1").Observe(time.Minute)
 	m.SetCacheLevel("l1", func() (int64, int64) { return 10, 2048 })
 	m.SetCacheLevel("l2", func() (int64, int64) { return 1, 1 })
 	m.SetCacheLevel("l2", nil)
