@@ -25,7 +25,7 @@ func startRedis(ctx context.Context, m *machine, addr string) (*process, error) 
 	program, err := exec.LookPath("redis-server")
 	if err != nil {
 		if program, err = exec.LookPath("valkey-server"); err != nil {
-			return nil, fmt.Errorf("Redis is missing: install Debian's package redis-server")
+			return nil, fmt.Errorf("there is no Redis: install Debian's package redis-server")
 		}
 	}
 	if addr == "" {

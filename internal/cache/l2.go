@@ -289,7 +289,7 @@ func (l *L2) sight(ctx context.Context, conn valkey.Client, got []valkey.ValkeyM
 // textsOf gives n values, "" for those that are not there.
 func textsOf(list []valkey.ValkeyMessage, n int) (out []string, err error) {
 	if len(list) != n {
-		return nil, errors.New("Redis gave another number of values than were asked for")
+		return nil, errors.New("there came another number of values from Redis than were asked for")
 	}
 	out = make([]string, n)
 	for i := range list {
@@ -490,7 +490,7 @@ func (s *sight) after(r *raised) *sight {
 }
 
 // errAway says that Redis does not know yet what was made void.
-var errAway = errors.New("Redis does not answer; it is told as soon as it does, and not read until then")
+var errAway = errors.New("no answer from Redis; it is told as soon as it does, and not read until then")
 
 // How a version is raised.
 const (
@@ -533,7 +533,7 @@ func (l *L2) announce(asked []uint32, how string, hold time.Duration) (*raised, 
 		return nil, err
 	}
 	if len(got) != 3*len(asked) {
-		return nil, errors.New("Redis gave another number of versions than were raised")
+		return nil, errors.New("there came another number of versions from Redis than were raised")
 	}
 	out := &raised{was: map[uint32]uint64{}, is: map[uint32]uint64{}}
 	for i, s := range asked {

@@ -127,10 +127,9 @@ func (k *link) release() {
 // seenAt is a read or a write of a row with when it was, since the start.
 type seenAt struct {
 	operation
-	node        int
-	begin, end  time.Duration
-	value       int64
-	withinReach bool // the write's node reached Redis: its announcement did not have to be made up for
+	node       int
+	begin, end time.Duration
+	value      int64
 }
 
 // outdated gives the first read that is older than what had been written, and acknowledged, some time before it began.

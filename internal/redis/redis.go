@@ -154,7 +154,7 @@ func (c *Client) connect(opts valkey.ClientOption) {
 }
 
 // ErrAway says that no server has been reached yet.
-var ErrAway = errors.New("Redis has not been reached yet")
+var ErrAway = errors.New("no server of Redis has been reached yet")
 
 // Conn gives the connection to all servers, or ErrAway.
 func (c *Client) Conn() (valkey.Client, error) {

@@ -40,7 +40,7 @@ func New(options ...string) (*Server, error) {
 		}
 	}
 	if program == "" {
-		return nil, errors.New("Redis is missing: install Debian's package redis-server")
+		return nil, errors.New("there is no Redis: install Debian's package redis-server")
 	}
 	dir, err := os.MkdirTemp("", "millrace-redis-")
 	if err != nil {
@@ -76,7 +76,7 @@ func (s *Server) Start() error {
 		}
 		if time.Now().After(until) {
 			s.Kill()
-			return fmt.Errorf("Redis did not start: %w", err)
+			return fmt.Errorf("start Redis: %w", err)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
