@@ -34,6 +34,7 @@ type L2 struct {
 	count  Counters
 	worth  circuitbreaker.CircuitBreaker[any] // asking at all
 	budget time.Duration                      // for a look
+	flight time.Duration                      // how long the other processes leave a call to the one that flies
 
 	queue  chan l2Put
 	queued atomic.Int64 // bytes in it
@@ -62,7 +63,7 @@ const (
 	l2Batch  = 100                   // of them in one pipeline
 	l2Time   = time.Second           // for a pipeline behind the answers
 	l2Entry  = 1 << 20               // the largest entry
-	l2Flight = time.Second           // how long the other processes leave a call to the one that flies
+	l2Flight = time.Second           // of a flight's lease
 	l2Pay    = 250 * time.Millisecond
 	// l2Skew is how far this process's clock may be from the server's.
 	l2Skew = time.Minute
@@ -73,7 +74,7 @@ func newL2(cfg L2Config, client *redis.Client, secret []byte, tags *Tags, count 
 	if err != nil {
 		return nil, err
 	}
-	l := &L2{cfg: cfg, client: client, seal: s, tags: tags, log: log, count: count, budget: l2Budget, queue: make(chan l2Put, l2Queue), owed: map[uint32]struct{}{}, stop: make(chan struct{})}
+	l := &L2{cfg: cfg, client: client, seal: s, tags: tags, log: log, count: count, budget: l2Budget, flight: l2Flight, queue: make(chan l2Put, l2Queue), owed: map[uint32]struct{}{}, stop: make(chan struct{})}
 	slow := false // the breaker tells of its states one after the other
 	l.worth = newBreaker(func(state circuitbreaker.State) {
 		switch {
@@ -190,7 +191,7 @@ func (l *L2) ask(ctx context.Context, key string, tags []string, lease bool) (e 
 	inCluster := conn.Mode() == valkey.ClientModeCluster // where an entry and the versions are on servers of their own
 	commands := make([]valkey.Completed, 0, 3)
 	if lease {
-		commands = append(commands, conn.B().Set().Key(l.flightKey(key)).Value("1").Nx().PxMilliseconds(l2Flight.Milliseconds()).Build())
+		commands = append(commands, conn.B().Set().Key(l.flightKey(key)).Value("1").Nx().PxMilliseconds(l.flight.Milliseconds()).Build())
 	}
 	if inCluster {
 		commands = append(commands, conn.B().Mget().Key(keys...).Build(), conn.B().Get().Key(name).Build())
@@ -326,7 +327,7 @@ func (l *L2) flightKey(key string) string { return l.client.Key("f:" + l.seal.na
 // gives the entry where there is one by now that was born after older, and what look gives; flew tells whether the caller has the
 // lease, which keep or land give back. A nil sight says that nothing is known: the caller does the work.
 func (l *L2) fly(ctx context.Context, key string, tags []string, older time.Time) (e *Entry, s *sight, flew bool) {
-	over := time.NewTimer(l2Flight)
+	over := time.NewTimer(l.flight)
 	defer over.Stop()
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
 		if e, s, flew = l.lookFor(ctx, key, tags, true); s == nil {
