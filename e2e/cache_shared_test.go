@@ -91,6 +91,16 @@ func TestServersShareTheirCache(t *testing.T) {
 	}
 }
 
+// TestRedisIsAsked: check tells where Redis does not answer.
+func TestRedisIsAsked(t *testing.T) {
+	t.Parallel()
+	_, env := harness.DemoConfig(t)
+	config := harness.WriteConfig(t, citiesConfig+fmt.Sprintf("redis: {nodes: [\"127.0.0.1:%d\"]}\n", harness.FreePort(t)))
+	if out, errs, code := harness.Run(t, env, "check", "--connect", config); code != 1 || !strings.Contains(out+errs, "redis.nodes: no server answers") {
+		t.Errorf("%d %s%s", code, out, errs)
+	}
+}
+
 // TestRedisMistakes: what is wrong with how the servers share is said with its place.
 func TestRedisMistakes(t *testing.T) {
 	t.Parallel()

@@ -322,8 +322,7 @@ func (a *App) fill(g *generation, loaded *config.Loaded) (err error) {
 	if g.secret, err = cacheKey(loaded); err != nil {
 		return err
 	}
-	if old := a.current.Load(); old != nil && old.loaded.Cache == loaded.Cache && old.l3 == g.l3 &&
-		config.HashOf(old.loaded.Redis) == config.HashOf(loaded.Redis) && bytes.Equal(old.secret, g.secret) {
+	if old := a.current.Load(); old != nil && old.loaded.Cache == loaded.Cache && old.l3 == g.l3 && bytes.Equal(old.secret, g.secret) {
 		g.cache, g.redis = old.cache, old.redis
 	} else if err := a.newCache(g); err != nil {
 		return err

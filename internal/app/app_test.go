@@ -187,6 +187,7 @@ func TestReload(t *testing.T) {
 		{"SELECT 2 AS v", "DELETE FROM n", "not allowed in a read-only tool"},
 		{"version: 1", "version: 1\nlisen: {}", "did you mean"},
 		{"127.0.0.1:0\"}\nadmin", "127.0.0.1:1\"}\nadmin", "needs a restart"},
+		{"version: 1", "version: 1\nredis: {nodes: [\"127.0.0.1:1\"]}", "redis has changed, which needs a restart"},
 	} {
 		before := r.current.Load()
 		r.edit(bad.old, bad.new)

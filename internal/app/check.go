@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -14,6 +15,7 @@ import (
 	"millrace/internal/conf"
 	"millrace/internal/config"
 	"millrace/internal/mcp"
+	"millrace/internal/redis"
 	"millrace/internal/sqldb"
 )
 
@@ -53,11 +55,33 @@ func Check(ctx context.Context, file string, connect bool) (conf.Faults, error) 
 		for name, err := range down {
 			faults = append(faults, faultAt(loaded, conf.Key("sources", name), err, "see that the database is up and the address right")...)
 		}
+		if len(loaded.Redis.Nodes) > 0 && len(loaded.Redis.Validate()) == 0 {
+			if err := redisAnswers(ctx, loaded.Redis); err != nil {
+				faults = append(faults, faultAt(loaded, "redis.nodes", err, "see that Redis is up, and the addresses and the password right")...)
+			}
+		}
 		limited, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
 		faults = append(faults, loaded.Locate(c.Check(limited, down))...)
 	}
 	return faults.Sorted(), nil
+}
+
+// redisAnswers waits a little for a server of Redis.
+func redisAnswers(ctx context.Context, cfg redis.Config) error {
+	c, err := redis.Open(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil // a file of it, which is told elsewhere
+	}
+	defer c.Close()
+	select {
+	case <-c.Ready():
+		return nil
+	case <-time.After(3 * time.Second):
+		return errors.New("no server answers as it should within 3 s")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // unreachable asks the sources side by side whether they answer, and gives the errors of those that do not.

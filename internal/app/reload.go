@@ -59,7 +59,8 @@ func (a *App) reload() (changed bool, err error) {
 		now, new any
 	}{
 		{"listen", a.started.Listen, loaded.Listen}, {"admin", a.started.Admin, loaded.Admin}, {"probes", a.started.Probes, loaded.Probes},
-		{"sessions", a.started.Sessions, loaded.Sessions}, {"auth.state_key_file", a.started.Auth.StateKeyFile, loaded.Auth.StateKeyFile},
+		{"sessions", a.started.Sessions, loaded.Sessions}, {"redis", a.started.Redis, loaded.Redis}, {"cache.l2", a.started.Cache.L2, loaded.Cache.L2},
+		{"auth.state_key_file", a.started.Auth.StateKeyFile, loaded.Auth.StateKeyFile},
 	} {
 		if config.HashOf(fixed.now) != config.HashOf(fixed.new) {
 			return false, fmt.Errorf("%s has changed, which needs a restart", fixed.key)

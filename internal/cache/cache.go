@@ -374,7 +374,7 @@ func (c *Cache) ask(ctx context.Context, f *flight, call *mcp.Call, tags []strin
 		c.l2.count.Count(Miss)
 	}
 	if c.l3 != nil && over {
-		if found = c.l3.find(ctx, call.Key(), tags, before); found != nil {
+		if found = c.l3.find(ctx, call.Key(), tags, before, there); found != nil {
 			c.l3.count.Count(Hit)
 			found.level = 3
 			if there == nil || !there.writing {
@@ -403,6 +403,7 @@ func (c *Cache) ask(ctx context.Context, f *flight, call *mcp.Call, tags []strin
 // keepLonger stores an entry in the levels beyond the process, in the second one under what that said before the work. What was
 // read while a write was under way is not: the process may end before it says that the write has ended.
 func (c *Cache) keepLonger(e *Entry, there *sight, flew bool) {
+	e.under = there
 	if c.l2 != nil {
 		c.l2.keep(e, there, flew)
 	}

@@ -29,6 +29,7 @@ type Entry struct {
 
 	stamps []stamp
 	level  uint8         // that it was found in; 0 for the work
+	under  *sight        // what the second level said of its tags before the work; nil for nothing
 	life   time.Duration // how long it is fresh here, from its birth
 	early  time.Duration // how long before the end of that a refresh may begin
 	hits   atomic.Int64

@@ -304,13 +304,8 @@ func textsOf(list []valkey.ValkeyMessage, n int) (out []string, err error) {
 // read takes an entry out of what was kept; nil where it is none, or void, or over.
 func (l *L2) read(data []byte, key, name string, s *sight) *Entry {
 	e, under, ok := l.seal.open(data, name)
-	if !ok || under.run != s.run || under.run == "" || e.Key != key || len(under.versions) != len(s.versions) {
+	if !ok || under.run != s.run || under.run == "" || e.Key != key || !s.has(under.versions) {
 		return nil
-	}
-	for _, v := range under.versions {
-		if !slices.Contains(s.versions, v) {
-			return nil
-		}
 	}
 	if age := time.Since(e.Born); age < 0 || age >= min(e.TTL, l.cfg.TTL.Std()) {
 		return nil
@@ -460,6 +455,11 @@ func (l *L2) writeBatch(batch []l2Put) {
 type raised struct {
 	was, is map[uint32]uint64
 	writes  bool // others were under way
+}
+
+// has tells whether versions are those that were seen.
+func (s *sight) has(versions [][2]uint64) bool {
+	return len(versions) == len(s.versions) && !slices.ContainsFunc(versions, func(v [2]uint64) bool { return !slices.Contains(s.versions, v) })
 }
 
 // follows tells whether nobody else raised a version between before and r, nor had a write under way.

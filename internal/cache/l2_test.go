@@ -456,3 +456,17 @@ func TestOneNodeTends(t *testing.T) {
 		t.Errorf("%d of 3 lead", leads)
 	}
 }
+
+// A write whose node cannot tell the database's level, and can tell Redis, is known to who finds the row in the database.
+func TestL3IsHeldAgainstRedis(t *testing.T) {
+	t.Parallel()
+	d := newDeployment(t)
+	d.place = places(t)["sqlite"]
+	a, b := d.start(t), d.start(t)
+	db := &table{rows: map[int64]int64{1: 10}}
+	level(t, b.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "10")
+	eventually(t, "an entry in the database", func() bool { return b.n3.of(Filled) == 1 })
+	a.l3.open.Store(false) // until it is looked after, in a second at most
+	do(t, a.Cache, writing(1, false), db.write(1, 11))
+	level(t, b.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "11")
+}

@@ -334,6 +334,9 @@ type stored struct {
 	Cost   int64       `json:"c"` // microseconds
 	Stale  [2]int64    `json:"x"` // milliseconds while revalidating, if error
 	Stamps [][2]uint64 `json:"s"`
+	// What the second level said of the tags before the work: nothing without one.
+	Run      string      `json:"u,omitempty"`
+	Versions [][2]uint64 `json:"v,omitempty"`
 }
 
 func l3Key(key []byte) string {
@@ -347,6 +350,9 @@ func (e *Entry) stored() *stored {
 		Born: e.Born.UnixNano(), TTL: e.TTL.Milliseconds(), Cost: e.Cost.Microseconds(), Stale: [2]int64{e.StaleRevalidate.Milliseconds(), e.StaleError.Milliseconds()}}
 	if r.Hints != nil {
 		s.Hints = &[2]int64{r.Hints.TTL.Milliseconds(), int64(r.Hints.Scope)}
+	}
+	if e.under != nil {
+		s.Run, s.Versions = e.under.run, e.under.versions
 	}
 	for _, m := range e.stamps {
 		if m.stripe < stripes {
@@ -367,14 +373,18 @@ func (s *stored) entry() *Entry {
 	if s.Hints != nil {
 		e.Result.Hints = &mcp.Hints{TTL: time.Duration(s.Hints[0]) * ms, Scope: mcp.Scope(s.Hints[1])}
 	}
+	if s.Run != "" {
+		e.under = &sight{run: s.Run, versions: s.Versions}
+	}
 	for _, m := range s.Stamps {
 		e.stamps = append(e.stamps, stamp{stripe: uint32(m[0]), version: m[1]})
 	}
 	return e
 }
 
-// find gives the fresh entry of a key; nil where there is none. tags are the call's, and stamps are theirs from before.
-func (l *L3) find(ctx context.Context, key []byte, tags []string, stamps []stamp) *Entry {
+// find gives the fresh entry of a key; nil where there is none. tags are the call's, and stamps are theirs from before. there is
+// what the second level says of them, nil for nothing: a server that could tell that one of a change may not have been able to tell this one.
+func (l *L3) find(ctx context.Context, key []byte, tags []string, stamps []stamp, there *sight) *Entry {
 	if !l.open.Load() || !l.worth.TryAcquirePermit() {
 		return nil
 	}
@@ -410,7 +420,7 @@ func (l *L3) find(ctx context.Context, key []byte, tags []string, stamps []stamp
 		return nil
 	}
 	e := l.read(*got.Rows[0].Entry, now)
-	if e == nil || e.Key != string(key) {
+	if e == nil || e.Key != string(key) || there != nil && e.under != nil && e.under.run == there.run && !there.has(e.under.versions) {
 		return nil
 	}
 	own := e.stamps

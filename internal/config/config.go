@@ -34,7 +34,7 @@ type Config struct {
 	Probes    admin.ProbesConfig      `yaml:"probes" desc:"A listener for kubelets and scrapers. Changes need a restart."`
 	Auth      identity.Config         `yaml:"auth" desc:"Who may call."`
 	Sessions  session.Config          `yaml:"sessions" desc:"Bounds on what legacy clients need remembered. Changes need a restart."`
-	Redis     redis.Config            `yaml:"redis" desc:"The Redis or Valkey that servers share: the second level of the cache."`
+	Redis     redis.Config            `yaml:"redis" desc:"The Redis or Valkey that servers share: the second level of the cache. Changes need a restart."`
 	Cache     cache.Config            `yaml:"cache" desc:"Where results of tools with cache: are kept."`
 	Sources   map[string]sqldb.Config `yaml:"sources" desc:"Databases by name."`
 	Tools     []catalog.Tool          `yaml:"tools" desc:"SQL statements that agents can call."`
