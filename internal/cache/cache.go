@@ -204,7 +204,10 @@ func (c *Cache) read(ctx context.Context, call *mcp.Call, next mcp.Handler) (mcp
 	now := time.Now()
 	e := c.l1.get(call.Key(), now)
 	known := c.knows(call, now)
-	if e != nil && known {
+	if !known {
+		e = nil // not even where the work fails; and it is no reason not to look into the other levels
+	}
+	if e != nil {
 		switch left := e.life - now.Sub(e.Born); {
 		case left > 0:
 			// XFetch (Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention, 2015): the nearer the end and
@@ -223,11 +226,7 @@ func (c *Cache) read(ctx context.Context, call *mcp.Call, next mcp.Handler) (mcp
 	if first {
 		status = mcp.CacheMiss
 		c.count.Count(Miss)
-		seen := e
-		if !known {
-			seen = nil // it is no reason not to look into the other levels
-		}
-		go c.fly(f, call.Detach(), seen, next) // owned by the flight: it ends within the policy's timeout
+		go c.fly(f, call.Detach(), e, next) // owned by the flight: it ends within the policy's timeout
 	} else {
 		c.count.Count(Coalesced)
 	}

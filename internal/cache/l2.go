@@ -173,6 +173,9 @@ func (l *L2) lookFor(ctx context.Context, key string, tags []string, lease bool)
 		l.worth.RecordSuccess()
 		return e, s, leased
 	case ctx.Err() == nil:
+		if lease {
+			l.land(key) // it may have been given, though that was not heard
+		}
 		l.worth.RecordFailure()
 		l.count.Count(Failed)
 	default: // it is the caller whose time is over

@@ -89,6 +89,7 @@ func (d *deployment) launch(t testing.TB, change ...func(*Config)) *node {
 	n.l1.chance = func() float64 { return 0 }
 	n.l2.budget = time.Second // tests run beside each other
 	if d.place != nil {
+		n.l3.wait = 10 * time.Second
 		if err := n.l3.begin(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -469,4 +470,24 @@ func TestL3IsHeldAgainstRedis(t *testing.T) {
 	a.l3.open.Store(false) // until it is looked after, in a second at most
 	do(t, a.Cache, writing(1, false), db.write(1, 11))
 	level(t, b.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "11")
+}
+
+// Stale modes bring back nothing that another node may have made void.
+func TestStaleNeedsTheLeaseToo(t *testing.T) {
+	t.Parallel()
+	s, err := redistest.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Stop()
+	a := (&deployment{addr: s.Addr(), prefix: "n"}).start(t)
+	db := &table{rows: map[int64]int64{1: 10}}
+	one := reading(1, func(p *mcp.Policy) { p.StaleError = time.Hour })
+	level(t, a.Middleware(db.read), one, mcp.CacheMiss, 0, "10")
+	s.Kill()
+	eventually(t, "end of the lease", func() bool { return !a.l2.open() })
+	db.down.Store(true)
+	if r, err := a.Middleware(db.read)(t.Context(), reading(1, func(p *mcp.Policy) { p.StaleError = time.Hour })); err == nil {
+		t.Errorf("%s %q", r.Cache.Status, r.Fields)
+	}
 }

@@ -39,6 +39,7 @@ type L3 struct {
 	tags  *Tags
 	log   *slog.Logger
 	count Counters
+	wait  time.Duration // for a look
 
 	create                                                               []sqldb.Query
 	get, put, raise, hits, versions, hottest, halve, expired, cold, size sqldb.Query
@@ -82,7 +83,7 @@ const (
 var errOwed = errors.New("the database of cache.l3 does not answer; it is told as soon as it does, and not read until then")
 
 func newL3(cfg L3Config, every time.Duration, db Database, tags *Tags, count Counters, log *slog.Logger) (*L3, error) {
-	l := &L3{cfg: cfg, tags: tags, log: log, count: count, queue: make(chan *Entry, l3Queue), asked: map[string]int64{}, owed: map[uint32]uint64{},
+	l := &L3{cfg: cfg, tags: tags, log: log, count: count, wait: l3Get, queue: make(chan *Entry, l3Queue), asked: map[string]int64{}, owed: map[uint32]uint64{},
 		known: make([]uint64, stripes), worth: newBreaker(nil), paying: make(chan struct{}, 1), stop: make(chan struct{})}
 	s := statements[db.Dialect]
 	text := func(names ...string) (out []sqldb.Param) {
@@ -395,7 +396,7 @@ func (l *L3) find(ctx context.Context, key []byte, tags []string, stamps []stamp
 		}
 	}
 	now := time.Now()
-	out, err := l.run(ctx, l.get, l3Get, "["+strings.Join(asked, ",")+"]", l3Key(key), now.UnixMilli())
+	out, err := l.run(ctx, l.get, l.wait, "["+strings.Join(asked, ",")+"]", l3Key(key), now.UnixMilli())
 	l.count.Looked(time.Since(now))
 	if err != nil {
 		l.worth.RecordFailure()
