@@ -176,7 +176,11 @@ func TestReload(t *testing.T) {
 	// The file is watched: no signal is needed.
 	r.edit(one, one+two)
 	r.await("second tool", func() bool { return strings.Contains(r.call("two"), `"v":2`) })
-	events, _, _, _ := r.hub.Since(at)
+	var events []mcp.Event
+	r.await("event", func() bool { // it is published after the tool can be called
+		events, _, _, _ = r.hub.Since(at)
+		return len(events) > 0
+	})
 	if len(events) != 1 || events[0].Kind != mcp.ToolsChanged {
 		t.Errorf("events %v", events)
 	}
