@@ -39,10 +39,7 @@ type L2 struct {
 	queue  chan l2Put
 	queued atomic.Int64 // bytes in it
 
-	mu   sync.Mutex // guards what follows
-	owed map[uint32]struct{}
-	due  atomic.Bool // owed is not empty
-
+	back chan struct{} // holds something when the servers are heard again
 	stop chan struct{}
 	done sync.WaitGroup
 }
@@ -74,7 +71,7 @@ func newL2(cfg L2Config, client *redis.Client, secret []byte, tags *Tags, count 
 	if err != nil {
 		return nil, err
 	}
-	l := &L2{cfg: cfg, client: client, seal: s, tags: tags, log: log, count: count, budget: l2Budget, flight: l2Flight, queue: make(chan l2Put, l2Queue), owed: map[uint32]struct{}{}, stop: make(chan struct{})}
+	l := &L2{cfg: cfg, client: client, seal: s, tags: tags, log: log, count: count, budget: l2Budget, flight: l2Flight, queue: make(chan l2Put, l2Queue), back: make(chan struct{}, 1), stop: make(chan struct{})}
 	slow := false // the breaker tells of its states one after the other
 	l.worth = newBreaker(func(state circuitbreaker.State) {
 		switch {
@@ -126,6 +123,14 @@ func (l *L2) Announced(payload string) {
 // Missed makes void what others may have changed unheard.
 func (l *L2) Missed() { l.tags.hear(sharedTag) }
 
+// Back has what the servers are owed told to them.
+func (l *L2) Back() {
+	select {
+	case l.back <- struct{}{}:
+	default:
+	}
+}
+
 // sight is what the level says of a call's tags at one moment: what a result of work that begins later may be kept under.
 type sight struct {
 	run      string // the server's life
@@ -149,7 +154,7 @@ func (l *L2) asked(tags []string) (keys []string, asked []uint32) {
 }
 
 // open tells whether the level may be asked: the process knows what others announce, and owes nothing.
-func (l *L2) open() bool { return l.member.Holds(time.Now()) && !l.due.Load() }
+func (l *L2) open() bool { return l.member.Holds(time.Now()) && !l.tags.debts.due.Load() }
 
 // look gives the fresh entry of a key, nil where there is none, and what the level says of tags; a nil sight where it says
 // nothing.
@@ -514,12 +519,7 @@ func (l *L2) raise(marks []stamp, how string, hold time.Duration) (*raised, erro
 	}
 	out, err := l.announce(asked, how, hold)
 	if err != nil {
-		l.mu.Lock()
-		for _, s := range asked {
-			l.owed[s] = struct{}{}
-		}
-		l.due.Store(true)
-		l.mu.Unlock()
+		l.tags.debts.owe(asked)
 		l.count.Count(Failed)
 	}
 	return out, err
@@ -557,36 +557,25 @@ func (l *L2) announce(asked []uint32, how string, hold time.Duration) (*raised, 
 	return out, nil
 }
 
-// pay raises the versions that are owed, again and again.
+// pay raises the versions that are owed, again and again, and as soon as the servers are heard again.
 func (l *L2) pay() {
 	t := time.NewTicker(l2Pay)
 	defer t.Stop()
 	for {
+		back := false
 		select {
 		case <-t.C:
+		case <-l.back:
+			back = true
 		case <-l.stop:
 			return
 		}
-		if !l.due.Load() || !l.member.Holds(time.Now()) {
-			continue
+		if l.tags.debts.due.Load() && (back || l.member.Holds(time.Now())) {
+			l.tags.debts.pay(func(stripes []uint32) error {
+				_, err := l.announce(stripes, noWrite, 0)
+				return err
+			})
 		}
-		l.mu.Lock()
-		asked := make([]uint32, 0, len(l.owed))
-		for s := range l.owed {
-			asked = append(asked, s)
-		}
-		clear(l.owed)
-		l.mu.Unlock()
-		for batch := range slices.Chunk(asked, 1000) {
-			marks := make([]stamp, len(batch))
-			for i, s := range batch {
-				marks[i].stripe = s
-			}
-			_, _ = l.raise(marks, noWrite, 0) // what fails is owed again
-		}
-		l.mu.Lock()
-		l.due.Store(len(l.owed) > 0)
-		l.mu.Unlock()
 	}
 }
 

@@ -27,6 +27,7 @@ type deaf struct{}
 
 func (deaf) Announced(string) {}
 func (deaf) Missed()          {}
+func (deaf) Back()            {}
 
 // link is a node's way to Redis, which can be cut and held up.
 type link struct {

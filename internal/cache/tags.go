@@ -1,7 +1,10 @@
 package cache
 
 import (
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/zeebo/xxh3"
@@ -34,6 +37,46 @@ func targetTag(target string) string { return targetPrefix + target }
 // belong to the process: a reload must not forget a version.
 type Tags struct {
 	stripes [stripes + 1]stripe // the last is sharedTag's
+	debts   debts
+}
+
+// debts are stripes whose versions Redis has not been told of yet. It is not read while there are any, by any generation of the file.
+type debts struct {
+	due    atomic.Bool // there are some
+	paying sync.Mutex  // is held while some are being told
+	mu     sync.Mutex  // guards stripes
+	owed   map[uint32]struct{}
+}
+
+func (d *debts) owe(stripes []uint32) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.owed == nil {
+		d.owed = map[uint32]struct{}{}
+	}
+	for _, s := range stripes {
+		d.owed[s] = struct{}{}
+	}
+	d.due.Store(true)
+}
+
+// pay tells all that is owed, until tell has an error.
+func (d *debts) pay(tell func(stripes []uint32) error) {
+	d.paying.Lock()
+	defer d.paying.Unlock()
+	d.mu.Lock()
+	owed := slices.Collect(maps.Keys(d.owed))
+	clear(d.owed)
+	d.mu.Unlock()
+	for batch := range slices.Chunk(owed, 1000) {
+		if tell(batch) != nil {
+			d.owe(owed)
+			break
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.due.Store(len(d.owed) > 0)
 }
 
 // stripe is what tags of one hash have in common.

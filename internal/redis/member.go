@@ -24,6 +24,8 @@ const (
 	leaseMargin = Lease / 20
 	// forget is how long after its end a lease is removed.
 	forget = 10 * time.Second
+	// announcements may be under way at once; they are writes' own round trips.
+	announcements = 1000
 )
 
 // Listener hears what other members announce.
@@ -33,6 +35,8 @@ type Listener interface {
 	Announced(payload string)
 	// Missed is told, before the member gets a lease on a new connection, that announcements may have been missed until now.
 	Missed()
+	// Back is told that the server is heard again, a Lease before the member holds one: now is the time to announce what could not be.
+	Back()
 }
 
 // Member is this process among those that share the servers' data. While it holds a lease, what it has been told is all that
@@ -49,7 +53,12 @@ type Member struct {
 	until    atomic.Int64 // the end of the lease, in nanoseconds since base
 	base     time.Time
 
-	behind bool // nothing has been heard on this connection yet; listen's goroutine alone uses it
+	// These are of listen's goroutine alone.
+	behind bool      // nothing has been heard on this connection yet
+	last   time.Time // when the newest token was heard
+	trial  time.Time // until when a member whose lease had lapsed gets none; zero for one that holds a lease
+
+	running chan struct{} // holds one for each announcement that the server has not answered
 
 	mu     sync.Mutex // guards what follows
 	tokens map[string]time.Time
@@ -72,7 +81,8 @@ type wait struct {
 func (c *Client) Join(l Listener) *Member {
 	id := make([]byte, 12)
 	_, _ = rand.Read(id) // never fails
-	m := &Member{c: c, id: hex.EncodeToString(id), listener: l, base: time.Now(), tokens: map[string]time.Time{}, waits: map[string]*wait{}, acks: make(chan string, 1000)}
+	m := &Member{c: c, id: hex.EncodeToString(id), listener: l, base: time.Now(), tokens: map[string]time.Time{}, waits: map[string]*wait{},
+		acks: make(chan string, 1000), running: make(chan struct{}, announcements)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.work.Go(m.listen)
 	m.work.Go(m.acknowledge)
@@ -94,7 +104,7 @@ func (m *Member) Close() {
 	}
 }
 
-func (m *Member) announcements() string { return m.c.SharedKey("news") }
+func (m *Member) news() string { return m.c.SharedKey("news") }
 
 func (m *Member) mailbox(id string) string { return m.c.SharedKey("to:" + id) }
 
@@ -122,11 +132,11 @@ func (m *Member) listen() {
 	for m.ctx.Err() == nil {
 		var subscribe valkey.Completed
 		if publish(conn) == "SPUBLISH" {
-			subscribe = conn.B().Ssubscribe().Channel(m.announcements(), m.mailbox(m.id)).Build()
+			subscribe = conn.B().Ssubscribe().Channel(m.news(), m.mailbox(m.id)).Build()
 		} else {
-			subscribe = conn.B().Subscribe().Channel(m.announcements(), m.mailbox(m.id)).Build()
+			subscribe = conn.B().Subscribe().Channel(m.news(), m.mailbox(m.id)).Build()
 		}
-		m.behind = true
+		m.behind, m.trial = true, time.Time{}
 		ctx, cancel := context.WithCancel(m.ctx)
 		var renewing sync.WaitGroup
 		renewing.Go(func() { m.renew(ctx, conn) })
@@ -154,7 +164,7 @@ func (m *Member) listen() {
 // message takes a message of one of the two channels. They come one after the other.
 func (m *Member) message(msg valkey.PubSubMessage) {
 	kind, rest, _ := strings.Cut(msg.Message, " ")
-	if msg.Channel == m.announcements() { // FROM NUMBER PAYLOAD
+	if msg.Channel == m.news() { // FROM NUMBER PAYLOAD
 		number, payload, _ := strings.Cut(rest, " ")
 		if kind == m.id {
 			return // what it did itself it knows
@@ -171,12 +181,8 @@ func (m *Member) message(msg valkey.PubSubMessage) {
 		asked, ok := m.tokens[rest]
 		delete(m.tokens, rest)
 		m.mu.Unlock()
-		if ok && m.behind {
-			m.behind = false
-			m.listener.Missed()
-		}
 		if ok {
-			m.until.Store(int64(asked.Add(Lease - leaseMargin).Sub(m.base)))
+			m.heard(asked)
 		}
 	case "ack": // NUMBER FROM
 		number, from, _ := strings.Cut(rest, " ")
@@ -192,6 +198,24 @@ func (m *Member) message(msg valkey.PubSubMessage) {
 			default:
 			}
 		}
+	}
+}
+
+// heard takes the token that was asked for at asked. After a time without a lease the member first leaves the others a Lease in which
+// to announce what they could not: the server may have been away from all of them.
+func (m *Member) heard(asked time.Time) {
+	if m.behind {
+		m.behind = false
+		m.listener.Missed()
+	}
+	now := time.Now()
+	if !m.Holds(now) && (m.trial.IsZero() || now.Sub(m.last) > Lease) {
+		m.trial = now.Add(Lease)
+		m.listener.Back()
+	}
+	if m.last = now; !now.Before(m.trial) {
+		m.trial = time.Time{}
+		m.until.Store(int64(asked.Add(Lease - leaseMargin).Sub(m.base)))
 	}
 }
 
@@ -238,13 +262,14 @@ func (m *Member) acknowledge() {
 
 // renewal lets the member ID rely on what it knows for ARGV[2] microseconds more, and tells it so behind all that has been announced. A
 // server that is another than the last, or the same in another life, may have forgotten what was announced: its name
-// is what results depend on.
+// is what results depend on. Nor does it know all members, as it does not when their list is lost: the list says since when it is kept.
 var renewal = valkey.NewLuaScript(`
 if redis.replicate_commands then redis.replicate_commands() end
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 if redis.call('GET', KEYS[2]) ~= run then redis.call('SET', KEYS[2], run) end
+if string.match(redis.call('HGET', KEYS[1], 'since') or '', '%w+') ~= run then redis.call('HSET', KEYS[1], 'since', run .. string.format(' %.0f', now)) end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', now + ARGV[2]))
 return redis.call(ARGV[3], KEYS[3], 'lease ' .. ARGV[4])`)
 
@@ -293,20 +318,25 @@ local function work(keys, args)
 end
 local keys, args = {}, {}
 for i = 3, #KEYS do keys[i - 2] = KEYS[i] end
-for i = 4, #ARGV do args[i - 3] = ARGV[i] end
+for i = 5, #ARGV do args[i - 4] = ARGV[i] end
 local out = work(keys, args)
 redis.call(ARGV[1], KEYS[2], ARGV[2])
-local members, live = redis.call('HGETALL', KEYS[1]), {}
+local members, live, all = redis.call('HGETALL', KEYS[1]), {}, 0
 for i = 1, #members, 2 do
-  local left = members[i + 1] - now
-  if left > 0 then
-    live[#live + 1] = members[i]
-    live[#live + 1] = string.format('%.0f', left)
-  elseif left < -ARGV[3] then
-    redis.call('HDEL', KEYS[1], members[i])
+  if members[i] == 'since' then
+    local run, at = string.match(members[i + 1], '(%w+) (%d+)')
+    if now - at >= ARGV[4] * 1 and run == string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') then all = 1 end
+  else
+    local left = members[i + 1] - now
+    if left > 0 then
+      live[#live + 1] = members[i]
+      live[#live + 1] = string.format('%.0f', left)
+    elseif left < -ARGV[3] then
+      redis.call('HDEL', KEYS[1], members[i])
+    end
   end
 end
-return {out, live}`)}
+return {out, live, all}`)}
 }
 
 // Announce runs a script, which announces payload, and gives what it returned. With wait it returns when every member
@@ -329,7 +359,7 @@ func (m *Member) Announce(ctx context.Context, script *Script, keys, args []stri
 			m.mu.Unlock()
 		}()
 	}
-	out, live, err := m.announce(ctx, script, keys, args, m.id+" "+number+" "+payload)
+	out, live, all, err := m.announce(ctx, script, keys, args, m.id+" "+number+" "+payload)
 	if !mayWait {
 		return out, err
 	}
@@ -337,8 +367,7 @@ func (m *Member) Announce(ctx context.Context, script *Script, keys, args []stri
 		m.sleep(Lease - time.Since(began))
 		return nil, err
 	}
-	if _, ok := live[m.id]; !ok {
-		// The server knows nothing of this one: perhaps it has forgotten the others too.
+	if !all { // some that hold a lease may not be on its list
 		m.sleep(Lease)
 		return out, nil
 	}
@@ -347,34 +376,55 @@ func (m *Member) Announce(ctx context.Context, script *Script, keys, args []stri
 	return out, nil
 }
 
-func (m *Member) announce(ctx context.Context, script *Script, keys, args []string, message string) ([]valkey.ValkeyMessage, map[string]time.Duration, error) {
+// announce runs a script. It gives what that returned, the others' leases, and whether all that hold one are among them.
+func (m *Member) announce(ctx context.Context, script *Script, keys, args []string, message string) (out []valkey.ValkeyMessage, live map[string]time.Duration, all bool, err error) {
 	conn, err := m.c.Conn()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
-	reply, err := script.lua.Exec(ctx, conn, append([]string{m.c.SharedKey("members"), m.announcements()}, keys...),
-		append([]string{publish(conn), message, strconv.FormatInt(forget.Microseconds(), 10)}, args...)).ToArray()
+	select {
+	case m.running <- struct{}{}:
+	default:
+		return nil, nil, false, errBusy
+	}
+	answer := make(chan valkey.ValkeyResult, 1)
+	go func() { // ends with the connection at the latest; while that is being made, the library does not look at ctx
+		defer func() { <-m.running }()
+		answer <- script.lua.Exec(ctx, conn, append([]string{m.c.SharedKey("members"), m.news()}, keys...),
+			append([]string{publish(conn), message, strconv.FormatInt(forget.Microseconds(), 10), strconv.FormatInt(Lease.Microseconds(), 10)}, args...))
+	}()
+	var reply []valkey.ValkeyMessage
+	select {
+	case r := <-answer:
+		reply, err = r.ToArray()
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
-	if len(reply) != 2 {
-		return nil, nil, fmt.Errorf("a script gave %d values", len(reply))
+	if len(reply) != 3 {
+		return nil, nil, false, fmt.Errorf("a script gave %d values", len(reply))
 	}
-	out, err := reply[0].ToArray()
+	out, err = reply[0].ToArray()
 	list, err2 := reply[1].AsStrSlice()
-	if err = errors.Join(err, err2); err != nil {
-		return nil, nil, err
+	known, err3 := reply[2].AsInt64()
+	if err = errors.Join(err, err2, err3); err != nil {
+		return nil, nil, false, err
 	}
-	live := map[string]time.Duration{}
+	live = map[string]time.Duration{}
 	for i := 0; i+1 < len(list); i += 2 {
 		left, err := strconv.ParseInt(list[i+1], 10, 64)
 		if err != nil {
-			return nil, nil, fmt.Errorf("a lease of %q", list[i+1])
+			return nil, nil, false, fmt.Errorf("a lease of %q", list[i+1])
 		}
 		live[list[i]] = min(time.Duration(left)*time.Microsecond, Lease)
 	}
-	return out, live, nil
+	return out, live, known == 1, nil
 }
+
+// errBusy is of an announcement that found too many others without an answer.
+var errBusy = errors.New("Redis has left too many announcements without an answer")
 
 // await returns when all of live have acknowledged, each within its time.
 func (m *Member) await(w *wait, live map[string]time.Duration) {

@@ -27,6 +27,7 @@ type heard struct {
 	mu       sync.Mutex // guards what follows
 	payloads []string
 	missed   int
+	back     int
 	each     func()
 }
 
@@ -43,6 +44,18 @@ func (h *heard) Missed() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.missed++
+}
+
+func (h *heard) Back() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.back++
+}
+
+func (h *heard) backs() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.back
 }
 
 func (h *heard) text() string {
@@ -199,27 +212,66 @@ func TestLeaseOverARestart(t *testing.T) {
 	}
 }
 
-// A server that forgets who its members are is not believed.
+// A server that forgot who its members are is not believed, though it knows some again.
 func TestAnnounceAfterAFlush(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	var ha, hb heard
-	a := join(t, open(t, s), &ha)
-	join(t, open(t, s), &hb)
+	a, b := join(t, open(t, s), &ha), join(t, open(t, s), &hb)
 	conn, err := a.c.Conn()
 	if err != nil {
 		t.Fatal(err)
 	}
-	hb.each = func() {}
-	slow := false
-	for range 50 { // until one falls between the flush and the next renewal
-		if err := conn.Do(t.Context(), conn.B().Flushall().Build()).Error(); err != nil {
+	for _, known := range []string{"", a.id, b.id} {
+		slow := false
+		for range 50 { // until the announcement comes soon enough after the flush
+			if err := conn.Do(t.Context(), conn.B().Flushall().Build()).Error(); err != nil {
+				t.Fatal(err)
+			}
+			for known != "" && conn.Do(t.Context(), conn.B().Hget().Key(a.c.SharedKey("members")).Field(known).Build()).Error() != nil {
+			}
+			if slow = announce(t, a, "1", true) >= Lease; slow {
+				break
+			}
+		}
+		if !slow {
+			t.Errorf("with %q known again, no announcement waited for the leases that the server had forgotten", known)
+		}
+	}
+	fast := false
+	for range 50 {
+		fast = fast || announce(t, a, "2", true) < Lease/2
+	}
+	if !fast {
+		t.Error("the server is never believed again")
+	}
+}
+
+// After a time without a lease there is a Lease in which to tell what could not be told.
+func TestBackBeforeTheLease(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	var h heard
+	m := join(t, open(t, s), &h)
+	for range 3 {
+		before := h.backs()
+		if err := s.Freeze(); err != nil {
 			t.Fatal(err)
 		}
-		slow = slow || announce(t, a, "1", true) >= Lease
-	}
-	if !slow {
-		t.Error("no announcement waited for leases that the server had forgotten")
+		holds(t, m, false)
+		if err := s.Thaw(); err != nil {
+			t.Fatal(err)
+		}
+		for until := time.Now().Add(10 * time.Second); h.backs() == before; time.Sleep(time.Millisecond) {
+			if time.Now().After(until) {
+				t.Fatal("not told that the server is heard again")
+			}
+		}
+		began := time.Now()
+		holds(t, m, true)
+		if took := time.Since(began); took < Lease/2 {
+			t.Errorf("the lease came %s later", took)
+		}
 	}
 }
 

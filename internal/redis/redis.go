@@ -89,7 +89,8 @@ const (
 func (c *Config) options() (valkey.ClientOption, error) {
 	opts := valkey.ClientOption{InitAddress: c.Nodes, Username: c.Username, Password: c.Password.Reveal(), DisableCache: true, DisableRetry: true,
 		// One connection for all: what it says of the order of things, and that it broke, holds for reads and messages alike.
-		PipelineMultiplex: -1, AlwaysPipelining: true, Dialer: net.Dialer{Timeout: dialTime, KeepAlive: time.Second}, ConnWriteTimeout: writeTime}
+		// A command that finds its ring full waits without regard to its deadline, so there is room for as many as a server has callers.
+		PipelineMultiplex: -1, AlwaysPipelining: true, RingScaleEachConn: 14, Dialer: net.Dialer{Timeout: dialTime, KeepAlive: time.Second}, ConnWriteTimeout: writeTime}
 	if c.TLS {
 		opts.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}

@@ -1,0 +1,107 @@
+package cache
+
+import (
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"millrace/internal/mcp"
+	"millrace/internal/redis"
+	"millrace/internal/redistest"
+)
+
+// parted gives two nodes whose ways to one Redis can be cut.
+func parted(t *testing.T) (a, b *node, ways [2]*link) {
+	t.Helper()
+	s, err := redistest.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	var nodes [2]*node
+	for i := range ways {
+		ways[i] = newLink(t, s.Addr())
+		nodes[i] = (&deployment{addr: ways[i].listener.Addr().String(), prefix: "p"}).start(t)
+	}
+	return nodes[0], nodes[1], ways
+}
+
+// part makes the server unreachable by a way: connections are broken, and new ones bring nothing.
+func (k *link) part() {
+	k.hold()
+	k.drop.Store(true)
+	k.cut()
+}
+
+func (k *link) rejoin() {
+	k.cut()
+	k.drop.Store(false)
+	k.release()
+}
+
+// What Redis could not be told is not forgotten with the cache that could not tell it.
+func TestDebtsOutliveAReload(t *testing.T) {
+	t.Parallel()
+	a, b, ways := parted(t)
+	db := &table{rows: map[int64]int64{1: 10}}
+	level(t, b.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "10")
+	b.filled(t, 1)
+	ways[0].part()
+	eventually(t, "end of the lease", func() bool { return !a.l2.open() })
+	do(t, a.Cache, writing(1, false), db.write(1, 11))
+	next, err := New(DefaultConfig(), Deps{Tags: a.tags, L1: a.n1, L2: a.n2, L3: a.n3, Redis: a.client, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(next.Close)
+	a.Close()
+	if next.l2.open() {
+		t.Error("it reads where its debts are not paid")
+	}
+	ways[0].rejoin()
+	eventually(t, "way back", next.l2.open)
+	want(t, next.Middleware(db.read), reading(1), mcp.CacheMiss, "11")
+	want(t, b.Middleware(db.read), reading(1), mcp.CacheHit, "11")
+}
+
+// After an outage of all nodes none reads what another could not say was void: who is back first waits for the others.
+func TestDebtsArePaidBeforeOthersRead(t *testing.T) {
+	t.Parallel()
+	a, b, ways := parted(t)
+	db := &table{rows: map[int64]int64{}}
+	const rounds = 6
+	stale := 0
+	for v := range int64(rounds) {
+		do(t, a.Cache, writing(1, false), db.write(1, 2*v))
+		kept := b.n2.of(Filled)
+		want(t, b.Middleware(db.read), reading(1), mcp.CacheMiss, fmt.Sprint(2*v))
+		eventually(t, "an entry", func() bool { return b.n2.of(Filled) > kept })
+		for _, k := range ways {
+			k.part()
+		}
+		eventually(t, "end of the leases", func() bool { return !a.l2.open() && !b.l2.open() })
+		do(t, a.Cache, writing(1, false), db.write(1, 2*v+1))
+		ways[1].rejoin()
+		time.Sleep(redis.Lease / 5) // it is earlier by so much
+		ways[0].rejoin()
+		read := ""
+		eventually(t, "way back", func() bool {
+			opened := b.l2.open()
+			r, err := b.Middleware(db.read)(t.Context(), reading(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			read = string(r.Fields)
+			return opened
+		})
+		if read != fmt.Sprint(2*v+1) {
+			stale++
+		}
+		eventually(t, "payment", a.l2.open)
+	}
+	// The time that is left to the others is short, and the processor may be somewhere else.
+	if stale > rounds/3 {
+		t.Errorf("in %d of %d rounds a node read what another had changed", stale, rounds)
+	}
+}
