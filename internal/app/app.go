@@ -136,7 +136,7 @@ func New(ctx context.Context, opts Options) (*App, error) {
 		a.current.Load().Release()
 	})
 	a.current.Store(g)
-	a.adopt(g)
+	a.adopt(g, nil)
 	if g.keys.Open() && !front.IsLoopback(loaded.Listen.Address) && !opts.Insecure && !opts.Stdio {
 		return nil, fmt.Errorf("listen.address is %s, which others can reach, and no API key is configured: "+
 			"add auth.keys, listen on 127.0.0.1, or say --insecure to serve everybody", loaded.Listen.Address)
@@ -262,8 +262,8 @@ func (a *App) build(loaded *config.Loaded, keys *identity.Keyring) (*generation,
 	return g, nil
 }
 
-// adopt shows g, which has just become current, in the metrics, and looks after its sources.
-func (a *App) adopt(g *generation) {
+// adopt shows g, which has just become current in the place of another or none, in the metrics, and looks after its sources.
+func (a *App) adopt(g, before *generation) {
 	if g.isNew {
 		recall := func(target string, version [16]byte, args []mcp.Value) *mcp.Call {
 			return a.recall(g.cache, target, version, args)
@@ -276,7 +276,7 @@ func (a *App) adopt(g *generation) {
 	a.metrics.SetConfig(g.loaded.Hash, g.loaded.Numbers())
 	a.tellRefused(g, g.refused)
 	a.work.Go(func() { a.watchSources(g) })
-	a.follow(g)
+	a.follow(g, before)
 }
 
 // forget takes the metrics of targets away that the current generation has not.
@@ -387,6 +387,7 @@ func (a *App) Run(ctx context.Context) error {
 	if a.watch != nil {
 		a.work.Go(func() { a.watch.run(a.ctx.Done(), func() { a.refresh(slog.LevelDebug) }) })
 	}
+	a.current.Load().awaitEvents()
 	if a.opts.Stdio {
 		// Draining first: listeners hear the end of their stream before it goes.
 		defer context.AfterFunc(ctx, a.core.Drain)()

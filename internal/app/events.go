@@ -9,6 +9,8 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"sync"
+	"time"
 
 	"millrace/internal/catalog"
 	"millrace/internal/config"
@@ -17,8 +19,9 @@ import (
 	"millrace/internal/sqldb"
 )
 
-// follow hears of what others change in the sources of a generation, for as long as it serves.
-func (a *App) follow(g *generation) {
+// follow hears of what others change in the sources of a generation, for as long as it serves. It goes on where the one before it is, nil
+// for none: how far that is others may have kept too, under the same name, which says nothing of this process.
+func (a *App) follow(g, before *generation) {
 	ctx, cancel := context.WithCancel(a.ctx)
 	g.unfollow = func() {
 		cancel()
@@ -26,8 +29,31 @@ func (a *App) follow(g *generation) {
 	}
 	for _, s := range g.sources {
 		if tables := outboxTables(g.Catalog, s.name); len(tables) > 0 {
-			f := &outbox.Follower{Source: s.db, Name: followerName(g.loaded), Tables: tables, Listener: &heardChanges{a, g, s.name}, Log: a.log.With("source", s.name)}
+			read := make(chan struct{})
+			f := &outbox.Follower{Source: s.db, Name: followerName(g.loaded), Tables: tables, Listener: &heardChanges{a, g, s.name}, Log: a.log.With("source", s.name),
+				Read: sync.OnceFunc(func() { close(read) })}
+			if before != nil {
+				if i := slices.IndexFunc(before.followers, func(o *outbox.Follower) bool { return o.Source == f.Source && o.Name == f.Name }); i >= 0 {
+					f.From = before.followers[i].Position()
+				}
+			}
+			g.followers, g.caughtUp = append(g.followers, f), append(g.caughtUp, read)
 			g.following.Go(func() { f.Follow(ctx) })
+		}
+	}
+}
+
+// followLimit is how long a start waits until what happened while no server ran has been heard.
+const followLimit = 2 * time.Second
+
+// awaitEvents returns when all that the sources have to tell has been heard, or after a while.
+func (g *generation) awaitEvents() {
+	over := time.After(followLimit)
+	for _, read := range g.caughtUp {
+		select {
+		case <-read:
+		case <-over:
+			return
 		}
 	}
 }
@@ -39,10 +65,10 @@ func outboxTables(c *catalog.Catalog, source string) (out []outbox.Table) {
 	return out
 }
 
-// followerName tells deployments apart by the levels of the cache that their servers share: how far one has heard says what is void
-// there, and of no other.
+// followerName tells deployments apart by the levels of the cache that their servers share, and by what events mean to them: how far one
+// has heard says what is void there, and of no other.
 func followerName(loaded *config.Loaded) string {
-	shared := fmt.Sprintf("%q %q %q", loaded.Redis.Nodes, loaded.Redis.Prefix, config.HashOf(loaded.Sources[loaded.Cache.L3.Source]))
+	shared := fmt.Sprintf("%q %q %q %q", loaded.Redis.Nodes, loaded.Redis.Prefix, config.HashOf(loaded.Sources[loaded.Cache.L3.Source]), config.HashOf(loaded.Events))
 	sum := sha256.Sum256([]byte(shared))
 	return "cache-" + hex.EncodeToString(sum[:6])
 }
@@ -56,13 +82,10 @@ type heardChanges struct {
 
 // Changed implements outbox.Listener.
 func (h *heardChanges) Changed(changes []outbox.Change) {
-	tags, updates := map[string]bool{}, map[string]bool{}
+	tags, updates, anything := map[string]bool{}, map[string]bool{}, false
 	for _, c := range changes {
 		t, u, known := h.g.Catalog.Changed(h.source, c.Table, c.Was, c.Becomes)
-		if !known {
-			h.Missed()
-			return
-		}
+		anything = anything || !known
 		for _, tag := range t {
 			tags[tag] = true
 		}
@@ -70,7 +93,9 @@ func (h *heardChanges) Changed(changes []outbox.Change) {
 			updates[uri] = true
 		}
 	}
-	if len(tags) > 0 {
+	if anything {
+		h.Missed()
+	} else if len(tags) > 0 {
 		h.g.cache.Heard(slices.Sorted(maps.Keys(tags)))
 	}
 	var events []mcp.Event
@@ -84,8 +109,11 @@ func (h *heardChanges) Changed(changes []outbox.Change) {
 func (h *heardChanges) Missed() {
 	h.a.log.Warn("changes of a source may have been missed: every cached result is void", "source", h.source)
 	h.g.cache.HeardOfAnything()
-	h.a.hub.Publish(mcp.Event{Kind: mcp.ResourcesChanged})
+	h.a.hub.Publish(mcp.Event{Kind: mcp.ResourcesChanged}, mcp.Event{Kind: mcp.ResourceUpdated})
 }
+
+// Settled implements outbox.Listener.
+func (h *heardChanges) Settled() bool { return !h.g.cache.Owes() }
 
 // InstallEvents writes the triggers of the tables that a file's events name in a source, or takes all of them away. It gives the names of the tables.
 func InstallEvents(ctx context.Context, file, source string, remove bool) ([]string, error) {

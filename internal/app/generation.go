@@ -16,6 +16,7 @@ import (
 	"millrace/internal/config"
 	"millrace/internal/identity"
 	"millrace/internal/mcp"
+	"millrace/internal/outbox"
 	"millrace/internal/redis"
 	"millrace/internal/sqldb"
 	"millrace/internal/telemetry"
@@ -39,8 +40,10 @@ type generation struct {
 	described bool
 	refused   conf.Faults
 
-	following sync.WaitGroup // of its sources' events
-	unfollow  func()         // ends that
+	followers []*outbox.Follower // of its sources' events
+	caughtUp  []<-chan struct{}  // closed once each has told what there was
+	following sync.WaitGroup
+	unfollow  func() // ends that
 
 	// users is one for being current, and one for each request at work. At zero it is retired, for good.
 	users  atomic.Int64

@@ -77,7 +77,7 @@ func (a *App) reload() (changed bool, err error) {
 	}
 	before := old.Signatures()
 	a.current.Store(g)
-	a.adopt(g)
+	a.adopt(g, old)
 	old.Release()
 	a.forget(old.targets)
 	a.announce(before, g)

@@ -597,14 +597,18 @@ func (l *L3) tend(every time.Duration) {
 	}
 }
 
+// owes tells whether the database does not know a version yet.
+func (l *L3) owes() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.owed) > 0
+}
+
 // sweep removes what has expired and what is beyond the bound, and looks how much there is.
 func (l *L3) sweep(ctx context.Context) {
 	l.countHits()
 	l.reconcile()
-	l.mu.Lock()
-	owes := len(l.owed) > 0
-	l.mu.Unlock()
-	if owes && l.changed(nil) != nil {
+	if l.owes() && l.changed(nil) != nil {
 		return // the level is closed until that is paid
 	}
 	for range 1000 {

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math/big"
 	"regexp"
 	"slices"
+	"strconv"
 
 	"millrace/internal/conf"
 	"millrace/internal/mcp"
@@ -122,6 +124,13 @@ func (c *Catalog) Changed(source, table string, rows ...json.RawMessage) (tags, 
 	return tags, updates, some
 }
 
+// same tells whether a number of the database is the float: where it is not, a tag of it would not be that of the tool's parameter.
+func same(f float64, text string) bool {
+	own, ok := new(big.Rat).SetString(strconv.FormatFloat(f, 'g', -1, 64))
+	exact, ok2 := new(big.Rat).SetString(text)
+	return ok && ok2 && own.Cmp(exact) == 0
+}
+
 // values gives the columns of a row in the order of the event's; false where one is missing or has no one text.
 func (e *rowEvent) values(row json.RawMessage) ([]mcp.Value, bool) {
 	d := json.NewDecoder(bytes.NewReader(row))
@@ -148,7 +157,7 @@ func (e *rowEvent) values(row json.RawMessage) ([]mcp.Value, bool) {
 		case json.Number:
 			if n, err := v.Int64(); err == nil {
 				out[i] = mcp.Value{Kind: mcp.KindInt, Int: n}
-			} else if f, err := v.Float64(); err == nil {
+			} else if f, err := v.Float64(); err == nil && same(f, v.String()) {
 				out[i] = mcp.Value{Kind: mcp.KindFloat, Float: f}
 			} else {
 				return nil, false

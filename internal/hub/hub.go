@@ -47,12 +47,12 @@ func (h *Hub) Now() uint64 {
 	return h.next
 }
 
-// everything stands for events that the ring no longer holds.
+// everything stands for events that the ring no longer holds; that every resource may have been updated is said by lost.
 var everything = []mcp.Event{{Kind: mcp.ToolsChanged}, {Kind: mcp.PromptsChanged}, {Kind: mcp.ResourcesChanged}}
 
 // Since gives the events from position at on, the position behind them, and a channel that is closed when there are
-// more. lost tells that some were forgotten: the events then begin with a change of every list, and every resource may
-// have been updated.
+// more. lost tells that every resource may have been updated; where that is since events were forgotten, the others begin
+// with a change of every list.
 func (h *Hub) Since(at uint64) (events []mcp.Event, next uint64, lost bool, more <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -61,7 +61,12 @@ func (h *Hub) Since(at uint64) (events []mcp.Event, next uint64, lost bool, more
 		events, lost, at = append(events, everything...), true, h.next-remembered
 	}
 	for ; at < h.next; at++ {
-		events = append(events, h.ring[at%remembered])
+		e := h.ring[at%remembered]
+		if e == (mcp.Event{Kind: mcp.ResourceUpdated}) {
+			lost = true
+			continue
+		}
+		events = append(events, e)
 	}
 	return events, h.next, lost, h.wake
 }

@@ -31,6 +31,16 @@ func TestSince(t *testing.T) {
 	}
 }
 
+// A source of which is not known what changed: whoever watches a resource is told.
+func TestAnyResource(t *testing.T) {
+	t.Parallel()
+	h := New()
+	h.Publish(mcp.Event{Kind: mcp.ResourcesChanged}, mcp.Event{Kind: mcp.ResourceUpdated})
+	if events, _, lost, _ := h.Since(1); !lost || len(events) != 1 || events[0].Kind != mcp.ResourcesChanged {
+		t.Errorf("got %v, lost %v", events, lost)
+	}
+}
+
 func TestALateReaderIsToldThatAllMayHaveChanged(t *testing.T) {
 	t.Parallel()
 	h := New()

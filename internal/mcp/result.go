@@ -145,5 +145,5 @@ const (
 // Event is something that streams may be waiting for.
 type Event struct {
 	Kind EventKind
-	URI  string // ResourceUpdated
+	URI  string // ResourceUpdated: of which; "" for any of them
 }

@@ -1,12 +1,14 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"millrace/internal/mcp"
@@ -20,11 +22,21 @@ type Change struct {
 	Was, Becomes json.RawMessage // objects of the columns that Table names
 }
 
-// Listener hears of changes, in the order of their transactions where those followed each other.
+// Listener hears of changes: of those of one transaction in their order, of others in any. It may hear of one twice, after a
+// failure.
 type Listener interface {
 	Changed([]Change)
 	// Missed is told that changes were missed: anything may have changed.
 	Missed()
+	// Settled tells whether what was heard has had its effect: how far that was is kept for another life only then.
+	Settled() bool
+}
+
+// Position is how far a follower has told: of all that had ended at Seen, which it read at At.
+type Position struct {
+	Life string // of the outbox, and of the database that it is in
+	Seen string
+	At   time.Time
 }
 
 // Follower follows the outbox of one source.
@@ -34,85 +46,83 @@ type Follower struct {
 	Tables   []Table
 	Listener Listener
 	Log      *slog.Logger
+	From     Position // where it begins, if that is known better than by what was kept; the zero value where not
+	Read     func()   // is called when all has been told that there was; nil for nobody
 
-	page, end, tables, seen, save, prune sqldb.Query
-
-	last  int64 // the greatest id that has been read
-	gaps  []gap // ids below it that have not been
-	saved int64
-}
-
-// gap is ids that were given and are not there, from and to included: their transactions have not ended, or were rolled back.
-type gap struct {
-	from, to int64
-	// until is the first transaction that cannot have been given one of them: a transaction has its own number before the
-	// trigger takes an id, since it has changed the row.
-	until int64
+	journal            journal
+	tables, kept, keep sqldb.Query
+	mu                 sync.Mutex // guards at
+	at                 Position
+	news               bool      // something was told since the position was kept
+	keptAt             time.Time // when that was
+	most               int       // pages that are read in a row
+	old                string    // where it was when it last removed what is old
+	refused            bool      // removing it failed, and that was told
 }
 
 // How it is followed.
 const (
 	pageRows   = 1000
+	mostPages  = 100              // in a row: who is further behind is told that changes were missed
 	again      = time.Second      // after what failed
-	saveEvery  = 10 * time.Second // how far it came
+	lookEvery  = 10 * time.Second // whether there is something that nobody woke it for
+	keepLatest = time.Hour        // how far it came is kept at least so often
 	pruneEvery = 10 * time.Minute
+	pruneRows  = 10_000
 	keepEvents = 24 * time.Hour
-	mostGaps   = 10_000
+	// mostAway is how old a position may be: with room for clocks, and for what was not kept at once.
+	mostAway = keepEvents - 2*keepLatest
 )
 
-// nobody's name: what has been removed is kept under it.
-const prunedName = "\x01pruned"
+// journal is a dialect's outbox. Positions are texts of its own.
+type journal interface {
+	// position is behind all that is committed now, in the present life of the outbox and of the database that it is in.
+	position(ctx context.Context) (seen, life string, err error)
+	// behind tells whether a position is of the time before another.
+	behind(seen, now string) bool
+	// between tells what is between two positions, in so many pages at most, or errTooMany.
+	between(ctx context.Context, seen, now string, pages int, tell func([]Change)) error
+	// prune removes some events from before a time, in seconds since 1970, and a position. It gives their number.
+	prune(ctx context.Context, seen string, before int64) (int, error)
+}
 
-// The queries. A page has the oldest transaction that goes on, the next one to come, and the events behind :id or in :gaps.
-var (
-	selectPage = map[sqldb.Dialect]string{
-		sqldb.PostgreSQL: `SELECT h.oldest AS oldest, h.next AS next, e.id AS id, e.name AS name, e.was AS was, e.becomes AS becomes
-			FROM (SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS oldest, CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS next) AS h
-			LEFT JOIN (SELECT v.id, v.name, v.was, v.becomes FROM jsonb_array_elements(CAST(:gaps AS jsonb)) AS g
-					JOIN millrace_events AS v ON v.id BETWEEN CAST(g ->> 0 AS bigint) AND CAST(g ->> 1 AS bigint)
-				UNION ALL (SELECT id, name, was, becomes FROM millrace_events WHERE id > :id ORDER BY id LIMIT 1000)) AS e ON true ORDER BY e.id`,
-		sqldb.SQLite: `SELECT 0 AS oldest, 0 AS next, id, name, json(was) AS was, json(becomes) AS becomes FROM millrace_events WHERE id > :id AND :gaps = '[]' ORDER BY id LIMIT 1000`,
-	}
-	selectLast = map[sqldb.Dialect]string{
-		sqldb.PostgreSQL: `SELECT coalesce(max(id), 0) AS id FROM millrace_events`,
-		sqldb.SQLite:     `SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'millrace_events'), 0) AS id`,
-	}
-	saveSeen = map[sqldb.Dialect]string{
-		sqldb.PostgreSQL: `INSERT INTO millrace_events_seen (name, id) VALUES (:name, :id) ON CONFLICT (name) DO UPDATE SET id = excluded.id`,
-		sqldb.SQLite:     `INSERT INTO millrace_events_seen (name, id) VALUES (:name, :id) ON CONFLICT (name) DO UPDATE SET id = excluded.id`,
-	}
-)
+var errTooMany = errors.New("there are too many events")
+
+// compiler compiles queries until one cannot be.
+type compiler struct {
+	source sqldb.Source
+	err    error
+}
+
+func (c *compiler) query(text string, mode sqldb.Mode, params ...sqldb.Param) sqldb.Query {
+	q, err := c.source.Compile(sqldb.Spec{Name: "events", Text: text, Params: params, Mode: mode, MaxBytes: 64 << 20, Timeout: queryTime})
+	c.err = errors.Join(c.err, err)
+	return q
+}
+
+func text(name string) sqldb.Param    { return sqldb.Param{Name: name, Type: "string"} }
+func integer(name string) sqldb.Param { return sqldb.Param{Name: name, Type: "integer"} }
 
 const (
-	selectSeen  = `SELECT id FROM millrace_events_seen WHERE name = :name`
-	deleteOld   = `DELETE FROM millrace_events WHERE id < :id AND at < :at RETURNING id`
-	selectNames = `SELECT name, columns FROM millrace_events_tables`
+	selectTables = `SELECT name, columns FROM millrace_events_tables`
+	selectKept   = `SELECT life, seen, at FROM millrace_events_seen WHERE name = :name`
+	keepSeen     = `INSERT INTO millrace_events_seen (name, life, seen, at) VALUES (:name, :life, :seen, :at) ON CONFLICT (name) DO UPDATE SET life = excluded.life, seen = excluded.seen, at = excluded.at`
 )
 
-type event struct {
-	Oldest, Next json.Number
-	ID           *json.Number
-	Name         string
-	Was, Becomes json.RawMessage
-}
-
-func (f *Follower) compile() (err error) {
-	query := func(text string, mode sqldb.Mode, params ...sqldb.Param) sqldb.Query {
-		q, fault := f.Source.Compile(sqldb.Spec{Name: "events", Text: text, Params: params, Mode: mode, MaxBytes: 64 << 20, Timeout: queryTime})
-		err = errors.Join(err, fault)
-		return q
+func (f *Follower) compile() error {
+	c := &compiler{source: f.Source}
+	if f.Source.Dialect() == sqldb.PostgreSQL {
+		f.journal = newPostgresJournal(c)
+	} else {
+		f.journal = newSQLiteJournal(c)
 	}
-	name, id := sqldb.Param{Name: "name", Type: "string"}, sqldb.Param{Name: "id", Type: "integer"}
-	f.page = query(selectPage[f.Source.Dialect()], sqldb.ReadOnly, sqldb.Param{Name: "gaps", Type: "string"}, id)
-	f.end = query(selectLast[f.Source.Dialect()], sqldb.ReadOnly)
-	f.tables = query(selectNames, sqldb.ReadOnly)
-	f.seen = query(selectSeen, sqldb.ReadOnly, name)
-	f.save = query(saveSeen[f.Source.Dialect()], sqldb.ReadWrite, name, id)
-	f.prune = query(deleteOld, sqldb.ReadWrite, id, sqldb.Param{Name: "at", Type: "integer"})
-	return err
+	f.tables = c.query(selectTables, sqldb.ReadOnly)
+	f.kept = c.query(selectKept, sqldb.ReadOnly, text("name"))
+	f.keep = c.query(keepSeen, sqldb.ReadWrite, text("name"), text("life"), text("seen"), integer("at"))
+	return c.err
 }
 
-// run runs a query and gives its rows.
+// run runs a query and gives its rows, all of them.
 func run[T any](ctx context.Context, q sqldb.Query, args ...any) ([]T, error) {
 	x := sqldb.Execution{Deadline: time.Now().Add(queryTime)}
 	for _, a := range args {
@@ -129,215 +139,66 @@ func run[T any](ctx context.Context, q sqldb.Query, args ...any) ([]T, error) {
 	if err != nil {
 		return nil, err
 	}
-	var got struct{ Rows []T }
+	var got struct {
+		Rows      []T
+		Truncated bool
+	}
 	if err := json.Unmarshal(out, &got); err != nil {
 		return nil, fmt.Errorf("read the outbox: %w", err)
+	}
+	if got.Truncated {
+		return nil, errTooMany
 	}
 	return got.Rows, nil
 }
 
-// Follow tells of changes until ctx ends. While the database is away it tries again; what was committed meanwhile is told then.
-func (f *Follower) Follow(ctx context.Context) {
-	if err := f.compile(); err != nil {
-		f.Log.Error("events of a source cannot be followed", "error", err)
-		return
-	}
-	told := ""
-	begun := false
-	for ctx.Err() == nil {
-		wake := make(chan struct{}, 1)
-		watching, stop := context.WithCancel(ctx)
-		ended := make(chan error, 1)
-		go func() { // ends with watching
-			ended <- f.Source.Watch(watching, channel, func() {
-				select {
-				case wake <- struct{}{}:
-				default:
-				}
-			})
-		}()
-		err := f.listen(ctx, wake, ended, &begun, func() {
-			if told != "" {
-				told = ""
-				f.Log.Info("events of a source are followed again", "follower", f.Name)
-			}
-		})
-		stop()
-		if ctx.Err() != nil {
-			break
-		}
-		if text := err.Error(); text != told {
-			told = text
-			f.Log.Warn("events of a source cannot be followed: what others change there is known by time alone until they can", "error", err)
-		}
-		select {
-		case <-time.After(again):
-		case <-ctx.Done():
-		}
-	}
-	if begun {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		f.keep(last)
-	}
-}
+type positioned struct{ Seen, Life string }
 
-// listen reads the outbox each time that it is woken. It ends with an error.
-func (f *Follower) listen(ctx context.Context, wake <-chan struct{}, ended <-chan error, begun *bool, well func()) error {
-	save, prune := time.NewTicker(saveEvery), time.NewTicker(pruneEvery)
-	defer save.Stop()
-	defer prune.Stop()
-	for {
-		select {
-		case <-wake:
-			if !*begun {
-				if err := f.begin(ctx); err != nil {
-					return err
-				}
-				*begun = true
-			}
-			if err := f.read(ctx); err != nil {
-				return err
-			}
-			well()
-		case <-save.C:
-			f.keep(ctx)
-		case <-prune.C:
-			f.forget(ctx)
-		case err := <-ended:
-			return err
-		}
-	}
-}
-
-// begin finds where to go on.
-func (f *Follower) begin(ctx context.Context) error {
-	names, err := run[struct{ Name, Columns string }](ctx, f.tables)
-	if err != nil {
-		return fmt.Errorf("%w; have you run 'millrace events install'?", err)
-	}
-	installed := map[string]string{}
-	for _, n := range names {
-		installed[n.Name] = n.Columns
-	}
-	for i := range f.Tables {
-		if t := &f.Tables[i]; installed[t.Name] != t.columns() {
-			return fmt.Errorf("the triggers of table %s are not those of this configuration; run 'millrace events install'", t.Name)
-		}
-	}
-	got, err := run[struct{ ID json.Number }](ctx, f.end)
+// one gives the row of a query that always has one.
+func one(got []positioned, err error) (seen, life string, _ error) {
 	if err != nil || len(got) == 0 {
-		return errors.Join(err, errEmpty)
+		return "", "", errors.Join(err, errEmpty)
 	}
-	end, err := got[0].ID.Int64()
-	if err != nil {
-		return err
-	}
-	at, known, err := f.position(ctx, f.Name)
-	if err != nil {
-		return err
-	}
-	removed, _, err := f.position(ctx, prunedName)
-	if err != nil {
-		return err
-	}
-	// The last may be old by now, since old ones are removed, but not less than what was read.
-	if !known || at < removed || at > max(end, removed) {
-		// Nobody followed before, or not for a long time, or the database is another one: it can have changed in any way.
-		f.Listener.Missed()
-		at = max(end, removed)
-	}
-	f.last, f.saved = at, at
-	return nil
+	return got[0].Seen, got[0].Life, nil
 }
 
 // errEmpty says that a query that always gives a row gave none.
 var errEmpty = errors.New("the outbox gave no position")
 
-func (f *Follower) position(ctx context.Context, name string) (int64, bool, error) {
-	got, err := run[struct{ ID json.Number }](ctx, f.seen, name)
-	if err != nil || len(got) == 0 {
-		return 0, false, err
-	}
-	at, err := got[0].ID.Int64()
-	return at, true, err
+type event struct {
+	Tx           string
+	ID           json.Number
+	Name         string
+	Was, Becomes json.RawMessage
+	id           int64
 }
 
-// read tells of all events that are there and have not been told.
-func (f *Follower) read(ctx context.Context) error {
-	for {
-		got, err := run[event](ctx, f.page, gapsText(f.gaps), f.last)
+// paged tells pages of events, each of those behind the last event of the one before. It takes them from those that are left.
+func paged(left *int, read func(after *event) ([]event, error), tell func([]Change)) error {
+	for after := (*event)(nil); ; {
+		if *left--; *left < 0 {
+			return errTooMany
+		}
+		got, err := read(after)
 		if err != nil {
 			return err
 		}
-		if len(got) == 0 {
-			return nil // SQLite, and there is nothing
-		}
-		oldest, err := got[0].Oldest.Int64()
-		next, err2 := got[0].Next.Int64()
-		if err = errors.Join(err, err2); err != nil {
-			return err
-		}
-		var changes []Change
-		gaps, last, rows := f.gaps, f.last, 0
+		changes := make([]Change, len(got))
 		for i := range got {
 			e := &got[i]
-			if e.ID == nil {
-				continue // PostgreSQL, and there is nothing
-			}
-			id, err := e.ID.Int64()
-			if err != nil {
+			if e.id, err = e.ID.Int64(); err != nil {
 				return err
 			}
-			changes = append(changes, Change{Table: e.Name, Was: object(e.Was), Becomes: object(e.Becomes)})
-			if id <= f.last {
-				gaps = without(gaps, id)
-				continue
-			}
-			if rows++; id > last+1 && f.Source.Dialect() == sqldb.PostgreSQL {
-				gaps = append(gaps, gap{last + 1, id - 1, next})
-			}
-			last = id
+			changes[i] = Change{Table: e.Name, Was: object(e.Was), Becomes: object(e.Becomes)}
 		}
 		if len(changes) > 0 {
-			f.Listener.Changed(changes)
+			tell(changes)
 		}
-		f.last = last
-		f.gaps = slices.DeleteFunc(gaps, func(g gap) bool { return g.until <= oldest })
-		if len(f.gaps) > mostGaps {
-			f.Listener.Missed()
-			f.gaps = nil
-		}
-		if rows < pageRows {
+		if len(got) < pageRows {
 			return nil
 		}
+		after = &got[len(got)-1]
 	}
-}
-
-func gapsText(gaps []gap) string {
-	list := make([][2]int64, len(gaps))
-	for i, g := range gaps {
-		list[i] = [2]int64{g.from, g.to}
-	}
-	text, _ := json.Marshal(list) // numbers always have JSON
-	return string(text)
-}
-
-// without gives the gaps that are left when an id of one has come.
-func without(gaps []gap, id int64) (out []gap) {
-	for _, g := range gaps {
-		if id < g.from || id > g.to {
-			out = append(out, g)
-			continue
-		}
-		if id > g.from {
-			out = append(out, gap{g.from, id - 1, g.until})
-		}
-		if id < g.to {
-			out = append(out, gap{id + 1, g.to, g.until})
-		}
-	}
-	return out
 }
 
 // object gives a row's JSON, which SQLite gives as a text; nil for none.
@@ -352,37 +213,215 @@ func object(raw json.RawMessage) json.RawMessage {
 	return raw
 }
 
-// told is up to where every event has been.
-func (f *Follower) told() int64 {
-	at := f.last
-	for _, g := range f.gaps {
-		at = min(at, g.from-1)
-	}
-	return at
+// Position is how far it has told.
+func (f *Follower) Position() Position {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.at
 }
 
-// keep writes how far it came, for its next life.
-func (f *Follower) keep(ctx context.Context) {
-	at := f.told()
-	if at == f.saved {
-		return
-	}
-	if _, err := run[struct{}](ctx, f.save, f.Name, at); err == nil {
-		f.saved = at
-	}
+func (f *Follower) setPosition(at Position) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.at = at
 }
 
-// forget removes events that are old. Who was away for longer has missed them, and knows by the position that is kept.
-func (f *Follower) forget(ctx context.Context) {
-	got, err := run[struct{ ID json.Number }](ctx, f.prune, f.told(), time.Now().Add(-keepEvents).Unix())
-	if err != nil || len(got) == 0 {
+// Follow tells of changes until ctx ends. While the database is away it tries again; what was committed meanwhile is told then.
+func (f *Follower) Follow(ctx context.Context) {
+	if err := f.compile(); err != nil {
+		f.Log.Error("events of a source cannot be followed", "error", err)
 		return
 	}
-	last := int64(0)
-	for _, r := range got {
-		if id, err := r.ID.Int64(); err == nil {
-			last = max(last, id)
+	f.setPosition(f.From)
+	told := ""
+	for ctx.Err() == nil {
+		wake := make(chan struct{}, 1)
+		watching, stop := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		var work sync.WaitGroup
+		work.Go(func() {
+			ended <- f.Source.Watch(watching, channel, func() {
+				select {
+				case wake <- struct{}{}:
+				default:
+				}
+			})
+		})
+		err := f.listen(ctx, wake, ended, func() {
+			if told != "" {
+				told = ""
+				f.Log.Info("events of a source are followed again", "follower", f.Name)
+			}
+		})
+		stop()
+		work.Wait()
+		if ctx.Err() != nil {
+			break
+		}
+		if text := err.Error(); text != told {
+			told = text
+			f.Log.Warn("events of a source cannot be followed: what others change there is known by time alone until they can", "error", err)
+		}
+		select {
+		case <-time.After(again):
+		case <-ctx.Done():
 		}
 	}
-	_, _ = run[struct{}](ctx, f.save, prunedName, last)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	f.save(last, true)
+}
+
+// listen reads the outbox each time that it is woken. It ends with an error, or ctx.
+func (f *Follower) listen(ctx context.Context, wake <-chan struct{}, ended <-chan error, well func()) error {
+	look, prune := time.NewTicker(lookEvery), time.NewTicker(pruneEvery)
+	defer look.Stop()
+	defer prune.Stop()
+	begun := false
+	for {
+		looks := false
+		select {
+		case <-wake:
+		case <-look.C:
+			looks = true
+		case <-prune.C:
+			f.forget(ctx)
+			continue
+		case err := <-ended:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if !begun { // what is there may be another outbox than before the connection broke
+			if err := f.begin(ctx); err != nil {
+				return err
+			}
+			begun = true
+		}
+		if err := f.read(ctx); err != nil {
+			return err
+		}
+		well()
+		if looks {
+			f.save(ctx, false)
+		}
+	}
+}
+
+// begin finds where to go on.
+func (f *Follower) begin(ctx context.Context) error {
+	got, err := run[struct{ Name, Columns string }](ctx, f.tables)
+	if err != nil {
+		return fmt.Errorf("%w; have you run 'millrace events install'?", err)
+	}
+	installed := map[string][]string{}
+	for _, t := range got {
+		var columns []string
+		if err := json.Unmarshal([]byte(t.Columns), &columns); err != nil {
+			return fmt.Errorf("read the outbox: %w", err)
+		}
+		installed[t.Name] = columns
+	}
+	for _, t := range f.Tables {
+		columns, ok := installed[t.Name]
+		if !ok || slices.ContainsFunc(t.Columns, func(c string) bool { return !slices.Contains(columns, c) }) {
+			return fmt.Errorf("the triggers of table %s do not tell what this configuration asks for; run 'millrace events install'", t.Name)
+		}
+	}
+	now := time.Now()
+	seen, life, err := f.journal.position(ctx)
+	if err != nil {
+		return err
+	}
+	good := func(p Position) bool {
+		return p.Life == life && now.Sub(p.At) < mostAway && f.journal.behind(p.Seen, seen)
+	}
+	at := f.Position()
+	if !good(at) {
+		if at, err = f.stored(ctx); err != nil {
+			return err
+		}
+	}
+	if !good(at) {
+		// Nobody followed before, or not for a long time, or the database is another one: it can have changed in any way.
+		at = Position{life, seen, now}
+		f.Listener.Missed()
+		f.news = true
+	}
+	f.setPosition(at)
+	return nil
+}
+
+// stored is the position that was kept, the zero value for none.
+func (f *Follower) stored(ctx context.Context) (Position, error) {
+	got, err := run[struct {
+		Life, Seen string
+		At         json.Number
+	}](ctx, f.kept, f.Name)
+	if err != nil || len(got) == 0 {
+		return Position{}, err
+	}
+	at, err := got[0].At.Int64()
+	return Position{got[0].Life, got[0].Seen, time.Unix(at, 0)}, err
+}
+
+// read tells of all events that are there and have not been told.
+func (f *Follower) read(ctx context.Context) error {
+	at, now := f.Position(), time.Now()
+	seen, life, err := f.journal.position(ctx)
+	if err != nil {
+		return err
+	}
+	if life != at.Life || !f.journal.behind(at.Seen, seen) {
+		return errOther
+	}
+	err = f.journal.between(ctx, at.Seen, seen, cmp.Or(f.most, mostPages), func(changes []Change) {
+		f.news = true
+		f.Listener.Changed(changes)
+	})
+	if errors.Is(err, errTooMany) {
+		f.news, err = true, nil
+		f.Listener.Missed()
+	}
+	if err != nil {
+		return err
+	}
+	f.setPosition(Position{at.Life, seen, now})
+	if f.Read != nil {
+		f.Read()
+	}
+	return nil
+}
+
+// errOther has what is there looked at again.
+var errOther = errors.New("the outbox is not the one it was")
+
+// save keeps how far it came, for its next life, where that has changed, or it was long ago.
+func (f *Follower) save(ctx context.Context, last bool) {
+	at := f.Position()
+	if at.Seen == "" || !f.news && (last || time.Since(f.keptAt) < keepLatest) || !f.Listener.Settled() {
+		return
+	}
+	if _, err := run[struct{}](ctx, f.keep, f.Name, at.Life, at.Seen, at.At.Unix()); err == nil {
+		f.news, f.keptAt = false, time.Now()
+	}
+}
+
+// forget removes events that are old, and that it had read when it last did: others have read them since, or are away. Who is for
+// longer than a day has missed them, and knows by the age of its position.
+func (f *Follower) forget(ctx context.Context) {
+	seen := f.old
+	if f.old = f.Position().Seen; seen == "" {
+		return
+	}
+	for {
+		n, err := f.journal.prune(ctx, seen, time.Now().Add(-keepEvents).Unix())
+		if err != nil && !f.refused && ctx.Err() == nil {
+			f.refused = true
+			f.Log.Warn("old events of a source cannot be removed: millrace_events grows until they can", "error", err)
+		}
+		if err != nil || n < pruneRows {
+			return
+		}
+	}
 }

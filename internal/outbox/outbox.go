@@ -4,6 +4,7 @@ package outbox
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -20,9 +21,6 @@ type Table struct {
 	Name    string // as SQL has it, perhaps with a schema
 	Columns []string
 }
-
-// channel is what PostgreSQL's triggers notify.
-const channel = "millrace_events"
 
 // quote writes an identifier.
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
@@ -44,136 +42,92 @@ func (t *Table) suffix() string {
 	return hex.EncodeToString(sum[:6])
 }
 
-// object is the expression of a row's columns as JSON.
-func (t *Table) object(function, row string) string {
-	var b strings.Builder
-	b.WriteString(function + "(")
-	for i, c := range t.Columns {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "%s, %s.%s", literal(c), row, quote(c))
+// mostBytes are told of a column. A row with more is told as one of which nothing is known: an event must always fit.
+const mostBytes = 1000
+
+// object is the expression of a row's columns as JSON: function makes an object, and large is the condition on a column that is
+// not to be told.
+func (t *Table) object(function, row string, large func(column string) string) string {
+	if len(t.Columns) == 0 {
+		return function + "()"
 	}
-	return b.String() + ")"
+	var pairs, tooLarge []string
+	for _, c := range t.Columns {
+		column := row + "." + quote(c)
+		pairs = append(pairs, literal(c)+", "+column)
+		tooLarge = append(tooLarge, large(column))
+	}
+	return fmt.Sprintf("CASE WHEN %s THEN '{}' ELSE %s(%s) END", strings.Join(tooLarge, " OR "), function, strings.Join(pairs, ", "))
 }
 
+// columns is how the outbox remembers what its triggers tell of a table.
 func (t *Table) columns() string {
 	sorted := slices.Sorted(slices.Values(t.Columns))
 	text, _ := json.Marshal(slices.Compact(sorted)) // texts always have JSON
 	return string(text)
 }
 
-// Install makes the outbox and the triggers of tables, in place of those that were there, all or nothing.
+// check is a statement that fails where a column is not there.
+func (t *Table) check() string {
+	columns := []string{"1"}
+	for _, c := range t.Columns {
+		columns = append(columns, "t."+quote(c))
+	}
+	return fmt.Sprintf("SELECT %s FROM %s AS t WHERE 1 = 0", strings.Join(columns, ", "), quoteTable(t.Name))
+}
+
+// Install makes the outbox and the triggers of tables, in place of those that were there, all or nothing. Who followed begins
+// anew: the outbox has another life.
 func Install(ctx context.Context, source sqldb.Source, tables []Table) error {
-	statements, err := removal(ctx, source, false)
+	d, err := describe(ctx, source)
 	if err != nil {
 		return err
 	}
-	statements = append(statements, created[source.Dialect()]...)
+	statements := append(d.removal(), d.creation()...)
+	life := make([]byte, 12)
+	_, _ = rand.Read(life) // never fails
 	for i := range tables {
 		t := &tables[i]
-		if source.Dialect() == sqldb.PostgreSQL {
-			statements = append(statements, t.postgres()...)
-		} else {
-			statements = append(statements, t.sqlite()...)
+		made, err := d.triggers(ctx, t)
+		if err != nil {
+			return err
 		}
-		statements = append(statements, fmt.Sprintf("INSERT INTO millrace_events_tables (name, columns) VALUES (%s, %s)", literal(t.Name), literal(t.columns())))
+		statements = append(append(statements, t.check()), made...)
+		statements = append(statements, fmt.Sprintf("INSERT INTO %s (name, columns, life) VALUES (%s, %s, %s)",
+			d.table("millrace_events_tables"), literal(t.Name), literal(t.columns()), literal(hex.EncodeToString(life))))
 	}
-	return source.Script(ctx, statements)
+	return d.run(ctx, statements)
 }
 
 // Remove takes away all that Install made.
 func Remove(ctx context.Context, source sqldb.Source) error {
-	statements, err := removal(ctx, source, true)
+	d, err := describe(ctx, source)
 	if err != nil {
 		return err
 	}
-	return source.Script(ctx, statements)
+	return d.run(ctx, d.removal())
 }
 
-// created makes the tables. Ids are given in order; where transactions end in another, lower ones appear after higher ones.
-var created = map[sqldb.Dialect][]string{
-	sqldb.PostgreSQL: {
-		`CREATE TABLE IF NOT EXISTS millrace_events (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at bigint NOT NULL DEFAULT extract(epoch FROM clock_timestamp()), name text NOT NULL, was jsonb, becomes jsonb)`,
-		createSeen, createTables,
-	},
-	sqldb.SQLite: {
-		`CREATE TABLE IF NOT EXISTS millrace_events (id INTEGER PRIMARY KEY AUTOINCREMENT, at bigint NOT NULL DEFAULT (unixepoch()), name text NOT NULL, was text, becomes text)`,
-		createSeen, createTables,
-	},
+// database is what Install needs to know of one.
+type database interface {
+	table(name string) string // of the outbox, as statements name it
+	removal() []string
+	creation() []string
+	triggers(ctx context.Context, t *Table) ([]string, error)
+	run(ctx context.Context, statements []string) error
 }
 
-const (
-	createSeen   = `CREATE TABLE IF NOT EXISTS millrace_events_seen (name text PRIMARY KEY, id bigint NOT NULL)`
-	createTables = `CREATE TABLE IF NOT EXISTS millrace_events_tables (name text PRIMARY KEY, columns text NOT NULL)`
-)
-
-// postgres makes a table's triggers. They write as who installed them, so that whoever may change the table need not be allowed
-// to write events.
-func (t *Table) postgres() []string {
-	function := quote("millrace_event_" + t.suffix())
-	return []string{
-		fmt.Sprintf(`CREATE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $millrace$
-BEGIN
-  IF TG_OP = 'TRUNCATE' THEN
-    INSERT INTO millrace_events (name) VALUES (%[2]s);
-  ELSIF TG_OP = 'INSERT' THEN
-    INSERT INTO millrace_events (name, becomes) VALUES (%[2]s, %[4]s);
-  ELSIF TG_OP = 'DELETE' THEN
-    INSERT INTO millrace_events (name, was) VALUES (%[2]s, %[3]s);
-  ELSE
-    INSERT INTO millrace_events (name, was, becomes) VALUES (%[2]s, %[3]s, %[4]s);
-  END IF;
-  PERFORM pg_notify('`+channel+`', '');
-  RETURN NULL;
-END $millrace$`, function, literal(t.Name), t.object("jsonb_build_object", "OLD"), t.object("jsonb_build_object", "NEW")),
-		fmt.Sprintf("CREATE TRIGGER millrace_events AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION %s()", quoteTable(t.Name), function),
-		fmt.Sprintf("CREATE TRIGGER millrace_events_truncate AFTER TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s()", quoteTable(t.Name), function),
-	}
-}
-
-func (t *Table) sqlite() (out []string) {
-	was, becomes := t.object("json_object", "OLD"), t.object("json_object", "NEW")
-	for _, on := range [][3]string{{"INSERT", "NULL", becomes}, {"UPDATE", was, becomes}, {"DELETE", was, "NULL"}} {
-		out = append(out, fmt.Sprintf("CREATE TRIGGER %s AFTER %s ON %s BEGIN INSERT INTO millrace_events (name, was, becomes) VALUES (%s, %s, %s); END",
-			quote("millrace_events_"+strings.ToLower(on[0])+"_"+t.suffix()), on[0], quoteTable(t.Name), literal(t.Name), on[1], on[2]))
-	}
-	return out
-}
-
-// removal gives the statements that take the triggers away, and with all the tables.
-func removal(ctx context.Context, source sqldb.Source, all bool) (statements []string, err error) {
+func describe(ctx context.Context, source sqldb.Source) (database, error) {
 	if source.Dialect() == sqldb.PostgreSQL {
-		statements = []string{`DO $millrace$
-DECLARE r record;
-BEGIN
-  FOR r IN SELECT t.tgname AS name, CAST(t.tgrelid AS regclass) AS rel FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
-      WHERE t.tgname IN ('millrace_events', 'millrace_events_truncate') AND p.pronamespace = CAST(current_schema() AS regnamespace) LOOP
-    EXECUTE format('DROP TRIGGER %I ON %s', r.name, r.rel);
-  END LOOP;
-  FOR r IN SELECT CAST(oid AS regprocedure) AS f FROM pg_catalog.pg_proc WHERE proname LIKE 'millrace\_event\_%' AND pronamespace = CAST(current_schema() AS regnamespace) LOOP
-    EXECUTE 'DROP FUNCTION ' || r.f;
-  END LOOP;
-END $millrace$`}
-	} else {
-		names, err := rows[struct{ Name string }](ctx, source, `SELECT name FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'millrace\_events\_%' ESCAPE '\'`)
-		if err != nil {
-			return nil, err
-		}
-		for _, n := range names {
-			statements = append(statements, "DROP TRIGGER "+quote(n.Name))
-		}
+		return describePostgres(ctx, source)
 	}
-	if all {
-		return append(statements, "DROP TABLE IF EXISTS millrace_events", "DROP TABLE IF EXISTS millrace_events_seen", "DROP TABLE IF EXISTS millrace_events_tables"), nil
-	}
-	return append(statements, createTables, "DELETE FROM millrace_events_tables"), nil
+	return describeSQLite(ctx, source)
 }
 
 // queryTime bounds each query of this package.
 const queryTime = 10 * time.Second
 
-// rows runs a query without arguments.
+// rows runs a query that is needed once.
 func rows[T any](ctx context.Context, source sqldb.Source, text string) ([]T, error) {
 	q, err := source.Compile(sqldb.Spec{Name: "events", Text: text, Mode: sqldb.ReadOnly, Timeout: queryTime})
 	if err != nil {

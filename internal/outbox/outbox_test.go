@@ -142,6 +142,8 @@ func (h *heard) Missed() {
 	h.tell()
 }
 
+func (h *heard) Settled() bool { return true }
+
 // await waits until what has been heard is as wanted.
 func (h *heard) await(t *testing.T, missed int, want ...string) {
 	t.Helper()
@@ -163,10 +165,13 @@ func (h *heard) await(t *testing.T, missed int, want ...string) {
 }
 
 // follow follows a source until the end of the test, or stop.
-func follow(t *testing.T, s sqldb.Source, tables []Table) (*heard, func()) {
+func follow(t *testing.T, s sqldb.Source, tables []Table, change ...func(*Follower)) (*heard, func()) {
 	t.Helper()
 	h := newHeard()
 	f := &Follower{Source: s, Name: "test", Tables: tables, Listener: h, Log: slog.New(slog.DiscardHandler)}
+	for _, c := range change {
+		c(f)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { // ends with ctx
@@ -237,55 +242,6 @@ func TestWhatWasMissedIsToldLater(t *testing.T) {
 	})
 }
 
-// A transaction that began first and ends last is told, though the one after it was told before.
-func TestTransactionsThatEndInAnotherOrder(t *testing.T) {
-	t.Parallel()
-	s := open(t, func(c *sqldb.Config) { c.Postgres = &sqldb.PostgresConfig{Primary: conf.Secret(newDatabase(t))} })
-	install(t, s, items)
-	h, _ := follow(t, s, items)
-	h.await(t, 1)
-	// It holds its event until the row of another table may be changed.
-	script(t, s, "CREATE TABLE gate (id bigint PRIMARY KEY)", "INSERT INTO gate VALUES (1)")
-	held, release, slow := make(chan struct{}), make(chan struct{}), make(chan error, 2)
-	go func() { // ends when the gate is open
-		q, err := s.Compile(sqldb.Spec{Name: "gate", Text: "UPDATE gate SET id = 1", Mode: sqldb.ReadWrite, Timeout: time.Minute})
-		if err == nil {
-			_, _, err = q.Run(context.Background(), nil, &sqldb.Execution{Deadline: time.Now().Add(time.Minute), Confirm: func(int64) bool {
-				close(held)
-				<-release
-				return true
-			}})
-		}
-		slow <- err
-	}()
-	<-held
-	go func() {
-		slow <- s.Script(context.Background(), []string{"INSERT INTO items VALUES (1, 'first', NULL)", "UPDATE gate SET id = 1", "INSERT INTO items VALUES (3, 'third', NULL)"})
-	}()
-	waiting, err := s.Compile(sqldb.Spec{Name: "waiting", Text: "SELECT count(*) AS n FROM pg_locks WHERE NOT granted", Mode: sqldb.ReadOnly})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for until := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		got, _, err := waiting.Run(t.Context(), nil, &sqldb.Execution{})
-		if err != nil || time.Now().After(until) {
-			t.Fatal(string(got), err)
-		}
-		if string(got) == `{"rows":[{"n":1}]}` {
-			break
-		}
-	}
-	script(t, s, "INSERT INTO items VALUES (2, 'second', NULL)")
-	h.await(t, 1, "items - "+item(2, "null"))
-	close(release)
-	for range 2 {
-		if err := <-slow; err != nil {
-			t.Fatal(err)
-		}
-	}
-	h.await(t, 1, "items - "+item(2, "null"), "items - "+item(1, "null"), "items - "+item(3, "null"))
-}
-
 // Triggers that are not those of the configuration are not believed, and a missing outbox is said with what to do.
 func TestInstallIsAskedFor(t *testing.T) {
 	onEach(t, func(t *testing.T, s sqldb.Source) {
@@ -328,7 +284,7 @@ func TestOldEventsAreRemoved(t *testing.T) {
 		h, stop := follow(t, s, items)
 		h.await(t, 1)
 		stop()
-		script(t, s, "INSERT INTO items VALUES (1, 'a', NULL)", "INSERT INTO items VALUES (2, 'a', NULL)", "UPDATE millrace_events SET at = 0")
+		script(t, s, "INSERT INTO items VALUES (1, 'a', NULL)", "INSERT INTO items VALUES (2, 'a', NULL)", "UPDATE millrace_events SET at = 0 WHERE id = 1")
 		other := &Follower{Source: s, Name: "other", Tables: items, Listener: newHeard(), Log: slog.New(slog.DiscardHandler)}
 		if err := other.compile(); err != nil {
 			t.Fatal(err)
@@ -336,19 +292,23 @@ func TestOldEventsAreRemoved(t *testing.T) {
 		if err := other.begin(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		events := func() int {
+			got, err := rows[struct{ ID json.Number }](t.Context(), s, "SELECT id FROM millrace_events")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(got)
+		}
 		other.forget(t.Context())
+		if n := events(); n != 2 {
+			t.Errorf("%d events: those that were just read are removed", n)
+		}
+		other.forget(t.Context())
+		if n := events(); n != 1 || other.refused {
+			t.Errorf("%d events are left, want that which is not old", n)
+		}
+		script(t, s, fmt.Sprintf("UPDATE millrace_events_seen SET at = %d WHERE name = 'test'", time.Now().Add(-mostAway).Unix()-1))
 		h, _ = follow(t, s, items)
 		h.await(t, 1)
 	})
-}
-
-func TestGaps(t *testing.T) {
-	t.Parallel()
-	gaps := []gap{{3, 9, 1}, {20, 20, 2}}
-	for _, id := range []int64{5, 3, 9, 20, 100} {
-		gaps = without(gaps, id)
-	}
-	if got := gapsText(gaps); got != "[[4,4],[6,8]]" {
-		t.Error(got)
-	}
 }

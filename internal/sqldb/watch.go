@@ -30,10 +30,14 @@ func (s *sqliteSource) Watch(ctx context.Context, _ string, woke func()) error {
 	}
 	defer c.close()
 	c.own = true
+	c.conn.SetInterrupt(ctx.Done())
 	t := time.NewTicker(lookEvery)
 	defer t.Stop()
 	for last := ""; ; {
 		version, err := c.pragma("data_version")
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err != nil {
 			return unavailable(s.name, err)
 		}
@@ -50,13 +54,14 @@ func (s *sqliteSource) Watch(ctx context.Context, _ string, woke func()) error {
 }
 
 // Script implements Source.
-func (s *sqliteSource) Script(_ context.Context, statements []string) (err error) {
+func (s *sqliteSource) Script(ctx context.Context, statements []string) (err error) {
 	c, err := openSQLite(s.cfg.SQLite.Path, ReadWrite, coldCache)
 	if err != nil {
 		return unavailable(s.name, err)
 	}
 	defer c.close()
 	c.own = true
+	c.conn.SetInterrupt(ctx.Done())
 	end, err := sqlitex.ImmediateTransaction(c.conn)
 	if err != nil {
 		return err
@@ -118,6 +123,7 @@ func (s *postgresSource) Watch(ctx context.Context, channel string, woke func())
 			if err := within("SELECT 1"); err != nil {
 				return unavailable(s.name, err)
 			}
+			woke() // a notification that came with the answer is not told
 		default:
 			return unavailable(s.name, errors.New("the connection broke"))
 		}
