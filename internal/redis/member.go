@@ -424,7 +424,7 @@ func (m *Member) announce(ctx context.Context, script *Script, keys, args []stri
 }
 
 // errBusy is of an announcement that found too many others without an answer.
-var errBusy = errors.New("Redis has left too many announcements without an answer")
+var errBusy = errors.New("too many announcements have no answer from Redis yet")
 
 // await returns when all of live have acknowledged, each within its time.
 func (m *Member) await(w *wait, live map[string]time.Duration) {
