@@ -168,6 +168,11 @@ func (c *Cache) knows(call *mcp.Call, now time.Time) bool {
 	return c.l2 == nil || !call.Policy.Mutable || c.l2.member.Holds(now)
 }
 
+// confirmed tells whether an entry of L1 is fresh and, as the database of L3 has it, nothing has changed that it rests on.
+func (c *Cache) confirmed(ctx context.Context, e *Entry, now time.Time) bool {
+	return c.l3 != nil && now.Sub(e.Born) < e.life && c.l3.confirm(ctx, e.stamps) && c.tags.current(e.stamps)
+}
+
 // serve gives an entry's result.
 func (c *Cache) serve(e *Entry, now time.Time, how Event) mcp.Result {
 	c.count.Count(how)
@@ -204,7 +209,7 @@ func (c *Cache) read(ctx context.Context, call *mcp.Call, next mcp.Handler) (mcp
 	now := time.Now()
 	e := c.l1.get(call.Key(), now)
 	known := c.knows(call, now)
-	if !known {
+	if e != nil && !known && !c.confirmed(ctx, e, now) {
 		e = nil // not even where the work fails; and it is no reason not to look into the other levels
 	}
 	if e != nil {

@@ -407,7 +407,7 @@ func TestL2OverAFailover(t *testing.T) {
 	}
 }
 
-// Without Redis what writes can change comes from the database's level, which knows what is void, and all else from L1.
+// Without Redis what writes can change is served where the database's level knows that it is not void, and all else from L1.
 func TestWithoutRedis(t *testing.T) {
 	t.Parallel()
 	s, err := redistest.New()
@@ -416,19 +416,26 @@ func TestWithoutRedis(t *testing.T) {
 	}
 	defer s.Stop()
 	d := &deployment{addr: s.Addr(), prefix: "w", place: places(t)["sqlite"]}
-	a := d.start(t)
-	db := &table{rows: map[int64]int64{1: 10}}
+	a, b := d.start(t), d.start(t)
+	db := &table{rows: map[int64]int64{1: 10, 2: 20}}
 	h := a.Middleware(db.read)
 	fixed := reading(1, func(p *mcp.Policy) { p.Mutable = false })
 	fixed.Target = "fixed"
 	level(t, h, reading(1), mcp.CacheMiss, 0, "10")
 	level(t, h, fixed, mcp.CacheMiss, 0, "10")
 	eventually(t, "entries in the database", func() bool { return a.n3.of(Filled) == 2 })
+	level(t, b.Middleware(db.read), reading(1), mcp.CacheHit, 2, "10")
+	level(t, b.Middleware(db.read), reading(2), mcp.CacheMiss, 0, "20")
+	eventually(t, "an entry in the database", func() bool { return b.n3.of(Filled) == 1 })
 	s.Kill()
-	eventually(t, "end of the lease", func() bool { return !a.l2.open() })
-	level(t, h, reading(1), mcp.CacheHit, 3, "10")
+	eventually(t, "end of the leases", func() bool { return !a.l2.open() && !b.l2.open() })
+	level(t, h, reading(1), mcp.CacheHit, 1, "10")
+	level(t, h, reading(2), mcp.CacheHit, 3, "20")
 	level(t, h, fixed, mcp.CacheHit, 1, "10")
+	level(t, b.Middleware(db.read), reading(1), mcp.CacheHit, 1, "10")
 	do(t, a.Cache, writing(1, false), db.write(1, 11))
+	level(t, b.Middleware(db.read), reading(1), mcp.CacheMiss, 0, "11")
+	level(t, b.Middleware(db.read), reading(2), mcp.CacheHit, 1, "20")
 	r, err := h(t.Context(), reading(1))
 	if err != nil || string(r.Fields) != "11" {
 		t.Errorf("%s, %v", r.Fields, err)

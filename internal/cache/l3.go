@@ -52,6 +52,8 @@ type L3 struct {
 	hitMu sync.Mutex       // guards asked
 	asked map[string]int64 // hits by the hash of a key, that are to be written
 
+	confirming confirming
+
 	entries, bytes atomic.Int64
 
 	open   atomic.Bool   // the tables are there, the versions known, and none is owed
@@ -221,6 +223,20 @@ func (l *L3) reconcile() {
 			l.owed[uint32(s)] = max(l.owed[uint32(s)], v)
 		}
 	}
+}
+
+// learnAll takes a list of versions, nil for none.
+func (l *L3) learnAll(list *string) error {
+	if list == nil {
+		return nil
+	}
+	for pair := range strings.SplitSeq(*list, ",") {
+		s, version, _ := strings.Cut(pair, ":")
+		if err := l.learn(s, version); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // adopt learns versions from rows of stripe and version.
@@ -409,15 +425,7 @@ func (l *L3) find(ctx context.Context, key []byte, tags []string, stamps []stamp
 	if err := json.Unmarshal(out, &got); err != nil || len(got.Rows) == 0 {
 		return nil
 	}
-	if v := got.Rows[0].Versions; v != nil {
-		for pair := range strings.SplitSeq(*v, ",") {
-			s, version, _ := strings.Cut(pair, ":")
-			if l.learn(s, version) != nil {
-				return nil
-			}
-		}
-	}
-	if got.Rows[0].Entry == nil {
+	if l.learnAll(got.Rows[0].Versions) != nil || got.Rows[0].Entry == nil {
 		return nil
 	}
 	e := l.read(*got.Rows[0].Entry, now)

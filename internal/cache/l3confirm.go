@@ -1,0 +1,101 @@
+package cache
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// confirming asks the database for the versions of tags, for all calls that wait in one query: what they rest on is in L1, and all
+// that is missing is whether another process has changed it. While one query runs, those that come wait for the next, since theirs
+// must begin after they did.
+type confirming struct {
+	mu      sync.Mutex // guards what follows
+	next    *round     // that has not begun; nil for none
+	running bool
+}
+
+// round is a query and who waits for it.
+type round struct {
+	stripes map[uint32]struct{}
+	done    chan struct{} // closed when it has ended
+	ok      bool          // the versions are known; set before done
+}
+
+// roundStripes are enough for one query: who comes later looks by itself.
+const roundStripes = 1000
+
+// confirm learns the versions of stamps from the database. It is false where they are not known.
+func (l *L3) confirm(ctx context.Context, stamps []stamp) bool {
+	if !l.open.Load() {
+		return false
+	}
+	c := &l.confirming
+	c.mu.Lock()
+	if c.next == nil {
+		c.next = &round{stripes: map[uint32]struct{}{}, done: make(chan struct{})}
+	}
+	r := c.next
+	if len(r.stripes) > roundStripes {
+		c.mu.Unlock()
+		return false
+	}
+	for _, s := range stamps {
+		if s.stripe < stripes {
+			r.stripes[s.stripe] = struct{}{}
+		}
+	}
+	if !c.running {
+		c.running = true
+		go l.confirmAll() // ends when nobody waits; a query takes no longer than its time
+	}
+	c.mu.Unlock()
+	select {
+	case <-r.done:
+		return r.ok
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (l *L3) confirmAll() {
+	c := &l.confirming
+	for {
+		c.mu.Lock()
+		r := c.next
+		c.next, c.running = nil, r != nil
+		c.mu.Unlock()
+		if r == nil {
+			return
+		}
+		r.ok = l.confirmRound(slices.Sorted(maps.Keys(r.stripes)))
+		close(r.done)
+	}
+}
+
+func (l *L3) confirmRound(asked []uint32) bool {
+	if !l.open.Load() || !l.worth.TryAcquirePermit() {
+		return false
+	}
+	texts := make([]string, len(asked))
+	for i, s := range asked {
+		texts[i] = strconv.FormatUint(uint64(s), 10)
+	}
+	now := time.Now()
+	out, err := l.run(context.Background(), l.get, l.wait, "["+strings.Join(texts, ",")+"]", "", now.UnixMilli())
+	l.count.Looked(time.Since(now))
+	if err != nil {
+		l.worth.RecordFailure()
+		return false
+	}
+	l.worth.RecordSuccess()
+	var got struct {
+		Rows []struct{ Versions *string }
+	}
+	return json.Unmarshal(out, &got) == nil && len(got.Rows) == 1 && l.learnAll(got.Rows[0].Versions) == nil
+}
