@@ -51,9 +51,17 @@ func TestServersShareTheirCache(t *testing.T) {
 		}
 		return ""
 	}
-	if hits := metric(b, `millrace_cache_requests_total{level="l2",result="hit"}`); hits == "" || hits == "0" {
-		t.Errorf("%q hits in Redis", hits)
-	}
+	other := harness.Berlin
+	harness.Eventually(t, 10*time.Second, "a hit in Redis", func() error { // once both hold their leases
+		other++
+		for _, s := range []*harness.Server{a, b} {
+			called(t, s, "get_city", fmt.Sprintf(`{"id":%d}`, other))
+		}
+		if hits := metric(b, `millrace_cache_requests_total{level="l2",result="hit"}`); hits == "" || hits == "0" {
+			return fmt.Errorf("%q hits", hits)
+		}
+		return nil
+	})
 	for population := range 20 {
 		writer, reader := a, b
 		if population%2 == 1 {

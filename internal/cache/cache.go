@@ -170,7 +170,7 @@ func (c *Cache) knows(call *mcp.Call, now time.Time) bool {
 
 // confirmed tells whether an entry of L1 is fresh and, as the database of L3 has it, nothing has changed that it rests on.
 func (c *Cache) confirmed(ctx context.Context, e *Entry, now time.Time) bool {
-	return c.l3 != nil && now.Sub(e.Born) < e.life && c.l3.confirm(ctx, e.stamps) && c.tags.current(e.stamps)
+	return c.l3 != nil && e.settled && now.Sub(e.Born) < e.life && c.l3.confirm(ctx, e.stamps) && c.tags.current(e.stamps)
 }
 
 // serve gives an entry's result.
@@ -431,6 +431,7 @@ func entryOf(call *mcp.Call, r mcp.Result, born time.Time, cost time.Duration) *
 
 // keep stores an entry in L1. It tells whether what the entry rests on is still as it was.
 func (c *Cache) keep(e *Entry, since time.Time, as Event) (current bool) {
+	e.settled = !c.tags.busy(e.stamps)
 	stored, current := c.l1.put(e, since)
 	switch {
 	case stored:
@@ -466,6 +467,7 @@ func (c *Cache) change(ctx context.Context, call *mcp.Call, next mcp.Handler) (m
 		ended = true
 		alone = w.end()
 		_ = c.changed(w.marks)
+		w.settle()
 		return c.announce(w.marks, announced, 0)
 	}
 	defer func() {
@@ -527,6 +529,7 @@ func (c *Cache) invalidate(tags []string) error {
 	w := c.tags.begin(tags)
 	w.end()
 	err := c.changed(w.marks)
+	w.settle()
 	if c.l2 != nil {
 		if _, away := c.l2.raise(w.marks, noWrite, 0); away != nil {
 			err = errors.Join(err, errAway)
@@ -541,6 +544,7 @@ func (c *Cache) Heard(tags []string) {
 	w := c.tags.begin(tags)
 	w.end()
 	_ = c.changed(w.marks) // what is owed is paid before the level is read again
+	w.settle()
 	if c.l2 != nil {
 		_, _ = c.l2.raise(w.marks, writeHeard, 0)
 	}

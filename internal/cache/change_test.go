@@ -502,7 +502,12 @@ func TestTags(t *testing.T) {
 		t.Error("a write makes void what it names, and nothing else")
 	}
 	during := tags.stamps([]string{a})
-	if !w.end() || tags.current(during) {
+	alone := w.end()
+	if busy := tags.busy(during); !busy {
+		t.Error("a write that is not settled is not busy")
+	}
+	w.settle()
+	if !alone || tags.busy(during) || tags.current(during) {
 		t.Error("what was read during a write is void after it")
 	}
 	if s := w.restamp(append(during, ofB...)); !tags.current(s) {
@@ -511,6 +516,9 @@ func TestTags(t *testing.T) {
 	first, second := tags.begin([]string{a}), tags.begin([]string{a})
 	if second.end() || first.end() {
 		t.Error("of two at a time none is alone")
+	}
+	if v := tags.stamps([]string{a})[0].version; max(first.marks[0].version, second.marks[0].version) != v {
+		t.Errorf("version %d, and other levels are told of %d and %d", v, first.marks[0].version, second.marks[0].version)
 	}
 	tags.learn(tags.stripe(b), 1)
 	if tags.current(ofB) {

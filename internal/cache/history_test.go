@@ -2,6 +2,8 @@ package cache
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -16,6 +18,7 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	"millrace/internal/mcp"
+	"millrace/internal/sqldb"
 )
 
 // historyFor is how long TestHistories looks for a history that no single copy of the rows could have given: `make soak`
@@ -72,19 +75,71 @@ var model = porcupine.Model{
 // rowCount is how many rows a history is about.
 const rowCount = 2
 
-// rows is what a history's calls read and write, each step taking some time by chance.
+// rows is what a history's calls read and write, each step taking some time by chance: in memory, or with keepIn in a database.
 type rows struct {
 	mu     sync.Mutex // guards what follows
 	chance *rand.Rand
 	v      [rowCount]int64
 	out    []porcupine.Operation
 
+	get func(id int64) (int64, error)
+	set func(id, v int64) error
+
 	pause        func(d int) // takes 0 to d of whatever time is there
 	clock, value atomic.Int64
 }
 
 func newRows(seed uint64, pause func(int)) *rows {
-	return &rows{chance: rand.New(rand.NewPCG(seed, 11)), pause: pause}
+	d := &rows{chance: rand.New(rand.NewPCG(seed, 11)), pause: pause}
+	d.get = func(id int64) (int64, error) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.v[id], nil
+	}
+	d.set = func(id, v int64) error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.v[id] = v
+		return nil
+	}
+	return d
+}
+
+// keepIn moves the rows into a database.
+func (d *rows) keepIn(t *testing.T, p *place) {
+	p.exec(t, "CREATE TABLE history (id bigint PRIMARY KEY, v bigint NOT NULL)")
+	for id := range rowCount {
+		p.exec(t, fmt.Sprintf("INSERT INTO history VALUES (%d, 0)", id))
+	}
+	id, v := sqldb.Param{Name: "id", Type: "integer"}, sqldb.Param{Name: "v", Type: "integer"}
+	compile := func(text string, mode sqldb.Mode, params ...sqldb.Param) sqldb.Query {
+		q, err := p.source.Compile(sqldb.Spec{Name: "history", Text: text, Params: params, Mode: mode, Timeout: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return q
+	}
+	run := func(q sqldb.Query, args ...int64) (int64, error) {
+		x := sqldb.Execution{Deadline: time.Now().Add(time.Minute)}
+		for _, a := range args {
+			x.Args = append(x.Args, mcp.Value{Kind: mcp.KindInt, Int: a})
+		}
+		out, _, err := q.Run(context.Background(), nil, &x)
+		if err != nil {
+			return 0, err
+		}
+		var got struct{ Rows []struct{ V int64 } }
+		if err := json.Unmarshal(out, &got); err != nil || len(got.Rows) != 1 {
+			return 0, fmt.Errorf("%s: %v", out, err)
+		}
+		return got.Rows[0].V, nil
+	}
+	get, set := compile("SELECT v FROM history WHERE id = :id", sqldb.ReadOnly, id), compile("UPDATE history SET v = :v WHERE id = :id RETURNING v", sqldb.ReadWrite, id, v)
+	d.get = func(id int64) (int64, error) { return run(get, id) }
+	d.set = func(id, v int64) error {
+		_, err := run(set, id, v)
+		return err
+	}
 }
 
 func (d *rows) wait(most int) {
@@ -100,21 +155,17 @@ func result(v int64) mcp.Result {
 
 func (d *rows) read(_ context.Context, call *mcp.Call) (mcp.Result, error) {
 	d.wait(4)
-	d.mu.Lock()
-	v := d.v[call.Args[0].Int]
-	d.mu.Unlock()
+	v, err := d.get(call.Args[0].Int)
 	d.wait(4)
-	return result(v), nil
+	return result(v), err
 }
 
 func (d *rows) write(id, v int64) mcp.Handler {
 	return func(context.Context, *mcp.Call) (mcp.Result, error) {
 		d.wait(4)
-		d.mu.Lock()
-		d.v[id] = v
-		d.mu.Unlock()
+		err := d.set(id, v)
 		d.wait(4)
-		return result(v), nil
+		return result(v), err
 	}
 }
 
@@ -166,7 +217,7 @@ func (d *rows) call(t *testing.T, c *Cache, seed uint64, callers, operations int
 					o.Input = operation{write: true, id: id, value: v}
 					write(id, v, k%2 == 0)
 				default:
-					if err := c.Purge(tagOf([]mcp.Value{{Kind: mcp.KindInt, Int: id}}), nil); err != nil {
+					if err := c.Purge(tagOf([]mcp.Value{{Kind: mcp.KindInt, Int: id}}), nil); err != nil && !errors.Is(err, errOwed) { // beside other tests a database may be slow
 						t.Error(err)
 					}
 					continue
@@ -213,8 +264,9 @@ func TestHistoriesOverRestarts(t *testing.T) {
 			c := start(t, p, func(c *Config) { c.L1.Size = 1 + int(process%2) })
 			d.call(t, c.Cache, seed+process, 4, 10, noBug)
 			c.Close()
-			if n := c.n3.of(Failed); n != 0 {
-				t.Logf("%d statements failed: beside other tests a database may be slow", n)
+			if c.l3.owes() {
+				t.Logf("%d statements failed, and the database was never told of what is void: the next process cannot know", c.n3.of(Failed))
+				break
 			}
 		}
 		if !porcupine.CheckOperations(model, d.out) {

@@ -27,13 +27,14 @@ type Entry struct {
 	// How long beyond its life it may be served while a new one is fetched, and where that fails.
 	StaleRevalidate, StaleError time.Duration
 
-	stamps []stamp
-	level  uint8         // that it was found in; 0 for the work
-	under  *sight        // what the second level said of its tags before the work; nil for nothing
-	life   time.Duration // how long it is fresh here, from its birth
-	early  time.Duration // how long before the end of that a refresh may begin
-	hits   atomic.Int64
-	told   atomic.Int64 // of the hits, those that have been counted elsewhere
+	stamps  []stamp
+	settled bool          // its versions are those that the third level knows, or older
+	level   uint8         // that it was found in; 0 for the work
+	under   *sight        // what the second level said of its tags before the work; nil for nothing
+	life    time.Duration // how long it is fresh here, from its birth
+	early   time.Duration // how long before the end of that a refresh may begin
+	hits    atomic.Int64
+	told    atomic.Int64 // of the hits, those that have been counted elsewhere
 }
 
 // Bytes is about what the entry takes in memory.

@@ -130,6 +130,13 @@ func (l *L3) close() {
 	close(l.stop)
 	l.done.Wait()
 	l.countHits() // of entries that are there by now
+	if l.owes() && l.changed(nil) != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), l3Time)
+		defer cancel()
+		if err := l.begin(ctx); err != nil {
+			l.log.Error("cache.l3 could not be told of what was made void, and holds it for the next process until its ttl: remove the rows of millrace_cache", "error", err)
+		}
+	}
 }
 
 // Size gives the entries and bytes of the level as they were when it was last looked after.

@@ -83,7 +83,7 @@ func (d *debts) pay(tell func(stripes []uint32) error) {
 type stripe struct {
 	version atomic.Uint64
 	remote  atomic.Uint32 // of changes that other processes announced
-	writes  atomic.Int32  // under way in this process
+	writes  atomic.Int32  // under way in this process, or not settled
 }
 
 // sharedTag is the tag of all results that other processes may make void. It is of this process, and no level keeps it.
@@ -144,7 +144,7 @@ func (t *Tags) learn(stripe uint32, version uint64) {
 	}
 }
 
-// busy tells whether a write is under way to what was stamped.
+// busy tells whether a write of this process to what was stamped is under way, or not settled.
 func (t *Tags) busy(stamps []stamp) bool {
 	for _, s := range stamps {
 		if t.stripes[s.stripe].writes.Load() > 0 {
@@ -214,7 +214,7 @@ func (c *change) mark(stripe uint32) *stamp {
 	return nil
 }
 
-// end makes void what was read while the write was under way. It tells whether the write was alone: no other change of any
+// end makes void what was read while the write was under way; settle must follow. It tells whether the write was alone: no other change of any
 // of the tags was under way, began or ended since begin. Only then is the write's own result the last word on them, for as long as the
 // versions are those that end leaves in the marks.
 func (c *change) end() (alone bool) {
@@ -222,15 +222,22 @@ func (c *change) end() (alone bool) {
 	for i := range c.marks {
 		m := &c.marks[i]
 		own := &c.tags.stripes[m.stripe]
-		if !own.version.CompareAndSwap(m.version, m.version+1) {
-			own.version.Add(1)
-			alone = false
+		if own.version.CompareAndSwap(m.version, m.version+1) {
+			m.version++
+		} else { // what is told to other levels is the version that there is now
+			m.version, alone = own.version.Add(1), false
 		}
 		alone = alone && own.remote.Load() == m.remote
-		m.version++
-		own.writes.Add(-1)
 	}
 	return alone
+}
+
+// settle says that the levels that outlive the process know of the end too, or are not read until they do. Until then a version may be one
+// that another process has raised it to as well, for another reason: what is read meanwhile is not told by it from what was read before.
+func (c *change) settle() {
+	for i := range c.marks {
+		c.tags.stripes[c.marks[i].stripe].writes.Add(-1)
+	}
 }
 
 // restamp gives the versions under which what the write returned may be kept: those of its own tags as it left them, of
