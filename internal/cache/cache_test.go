@@ -346,7 +346,7 @@ func TestPackedFormsCount(t *testing.T) {
 	_, before := c.Size()
 	form := bytes.Repeat([]byte("y"), 200_000) // more than an entry's least share
 	for range 2 {
-		if got := r.Packed.Form(func() []byte { return form }); !bytes.Equal(got, form) {
+		if got := r.Packed.Form(mcp.PackGzip, func() []byte { return form }); !bytes.Equal(got, form) {
 			t.Errorf("a form of %d bytes", len(got))
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/crc32"
+	"math/bits"
 	"runtime"
 	"slices"
 	"strings"
@@ -53,9 +54,8 @@ func newCompressor(cfg Config) *compressor {
 		return e
 	}
 	if c.coding == compressZstd {
-		// RFC 9659 lets clients refuse windows above 8 MiB; 1 MiB keeps an encoder small. TCP and TLS have their own
-		// checksums. The encoder is used for whole blocks alone, so it owns no goroutines.
-		c.zstd, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20),
+		// TCP and TLS have their own checksums. The encoder is used for whole blocks alone, so it owns no goroutines.
+		c.zstd, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(zstdWindow),
 			zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)))
 	}
 	return c
@@ -70,7 +70,7 @@ func (c *compressor) varies(size int) bool { return c.coding != compressNone && 
 // header, small body, nothing in common, nothing gained), out is body itself and encoding is "". A client that refuses
 // identity gets small bodies compressed too; one that refuses everything gets identity rather than no answer.
 //
-// kept is the part of the body whose compressed form outlives it: gzip then costs that part's checksum alone.
+// kept is the part of the body whose compressed form outlives it: gzip then costs that part's checksum alone, and zstd nothing.
 func (c *compressor) encode(dst []byte, acceptEncoding string, body []byte, kept part) (out []byte, encoding string) {
 	if acceptEncoding == "" || c.coding == compressNone || len(body) == 0 {
 		return body, ""
@@ -84,11 +84,18 @@ func (c *compressor) encode(dst []byte, acceptEncoding string, body []byte, kept
 		return body, ""
 	}
 	start := len(dst)
+	packing := mcp.PackGzip
 	if coding == compressZstd {
-		out = c.zstd.EncodeAll(body, dst)
-	} else if form := c.form(body, kept); form != nil {
+		packing = mcp.PackZstd
+	}
+	switch form := c.form(packing, body, kept); {
+	case form != nil && packing == mcp.PackZstd:
+		out = appendZstd(dst, body, kept, form)
+	case form != nil:
 		out = appendGzip(dst, body, kept, form)
-	} else {
+	case packing == mcp.PackZstd:
+		out = c.zstd.EncodeAll(body, dst)
+	default:
 		out = c.encodeGzip(dst, body)
 	}
 	if len(out)-start >= len(body) && !mustEncode {
@@ -120,12 +127,15 @@ type part struct {
 const mostAround = 4 << 10
 
 // form gives the kept part's compressed form; nil where there is none that is worth it.
-func (c *compressor) form(body []byte, kept part) []byte {
+func (c *compressor) form(packing mcp.Packing, body []byte, kept part) []byte {
 	fields := body[kept.from:kept.to]
 	if kept.packed == nil || len(fields) <= c.above || len(body)-len(fields) > mostAround {
 		return nil
 	}
-	return kept.packed.Form(func() []byte {
+	return kept.packed.Form(packing, func() []byte {
+		if packing == mcp.PackZstd {
+			return zstdBlocks(c.zstd.EncodeAll(fields, nil), len(fields)*3/4)
+		}
 		var b bytes.Buffer
 		w, _ := flate.NewWriter(&b, flate.BestSpeed) // fails on an unknown level only
 		// Neither call can fail: a buffer takes everything. Flush ends on a whole byte, and nothing before is referred to.
@@ -136,6 +146,47 @@ func (c *compressor) form(body []byte, kept part) []byte {
 		}
 		return bytes.Clone(b.Bytes())
 	})
+}
+
+// zstdWindow is the encoder's window, which every frame of ours names: RFC 9659 lets clients refuse more than 8 MiB, and 1 MiB keeps an
+// encoder small.
+const zstdWindow = 1 << 20
+
+// zstdBlocks gives the blocks of a frame (RFC 8878 section 3.1.1), none of them the last; nil where they are more than most bytes.
+func zstdBlocks(frame []byte, most int) []byte {
+	var h zstd.Header
+	if h.Decode(frame) != nil || h.HeaderSize >= len(frame) || len(frame) > most {
+		return nil
+	}
+	blocks := frame[h.HeaderSize:]
+	for at := 0; at+3 <= len(blocks); {
+		head := uint32(blocks[at]) | uint32(blocks[at+1])<<8 | uint32(blocks[at+2])<<16
+		size := int(head >> 3)
+		if head>>1&3 == 1 { // one byte, again and again
+			size = 1
+		}
+		if head&1 == 1 {
+			blocks[at] &^= 1
+			return bytes.Clone(blocks[:min(at+3+size, len(blocks))])
+		}
+		at += 3 + size
+	}
+	return nil
+}
+
+// appendZstd appends body as one frame: what stands around the kept part in raw blocks, and the form of that between them.
+func appendZstd(dst, body []byte, kept part, form []byte) []byte {
+	raw := func(text []byte, last byte) {
+		n := len(text) << 3 // at most mostAround
+		dst = append(dst, byte(n)|last, byte(n>>8), byte(n>>16))
+		dst = append(dst, text...)
+	}
+	dst = slices.Grow(dst, len(form)+len(body)-(kept.to-kept.from)+16)
+	dst = append(dst, 0x28, 0xb5, 0x2f, 0xfd, 0, byte(bits.TrailingZeros(zstdWindow)-10)<<3) // no size, checksum or dictionary, and the window
+	raw(body[:kept.from], 0)
+	dst = append(dst, form...)
+	raw(body[kept.to:], 1)
+	return dst
 }
 
 // appendGzip appends body as one gzip member (RFC 1952): what stands around the kept part in stored blocks (RFC 1951 section 3.2.4), and

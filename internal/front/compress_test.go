@@ -278,35 +278,39 @@ func asciiLower(s string) string {
 	}, s)
 }
 
-// A kept part is compressed once, and every answer around it is one gzip member that any reader takes.
+// A kept part is compressed once, and every answer around it is one gzip member, or zstd frame, that any reader takes.
 func TestKeptParts(t *testing.T) {
 	t.Parallel()
-	c := newCompressor(DefaultConfig())
+	cfg := DefaultConfig()
+	cfg.Compression = compressZstd
+	c := newCompressor(cfg)
+	for _, rows := range []int{500, 2000, 60_000} {
+		var fields strings.Builder
+		for i := range rows {
+			fmt.Fprintf(&fields, `{"id":%d,"name":"item %d"},`, i, i*7)
+		}
+		packed, grew := &mcp.Packed{}, 0
+		packed.Grew = func() { grew++ }
+		for _, coding := range []string{compressGzip, compressZstd} {
+			for _, around := range [][2]string{{"", ""}, {`{"jsonrpc":"2.0","id":1,"result":{`, `}}`}, {strings.Repeat("a", 1000), strings.Repeat("b", 3000)}} {
+				body := []byte(around[0] + fields.String() + around[1])
+				kept := part{len(around[0]), len(around[0]) + fields.Len(), packed}
+				out, got := c.encode([]byte("before"), coding, body, kept)
+				if got != coding || !bytes.HasPrefix(out, []byte("before")) || len(out) > len(body)/2 {
+					t.Fatalf("%q: %d bytes of %d", got, len(out), len(body))
+				}
+				if text := decodeOne(t, coding, out[len("before"):]); !bytes.Equal(text, body) {
+					t.Errorf("%s: read %d bytes of %d", coding, len(text), len(body))
+				}
+			}
+		}
+		if grew != 2 || packed.Bytes() == 0 {
+			t.Errorf("packed %d times, into %d bytes", grew, packed.Bytes())
+		}
+	}
 	var fields strings.Builder
 	for i := range 2000 {
 		fmt.Fprintf(&fields, `{"id":%d,"name":"item %d"},`, i, i*7)
-	}
-	packed, grew := &mcp.Packed{}, 0
-	packed.Grew = func() { grew++ }
-	for _, around := range [][2]string{{"", ""}, {`{"jsonrpc":"2.0","id":1,"result":{`, `}}`}, {strings.Repeat("a", 1000), strings.Repeat("b", 3000)}} {
-		body := []byte(around[0] + fields.String() + around[1])
-		kept := part{len(around[0]), len(around[0]) + fields.Len(), packed}
-		out, coding := c.encode([]byte("before"), "gzip", body, kept)
-		if coding != "gzip" || !bytes.HasPrefix(out, []byte("before")) || len(out) > len(body)/2 {
-			t.Fatalf("%q: %d bytes of %d", coding, len(out), len(body))
-		}
-		r, err := gzip.NewReader(bytes.NewReader(out[len("before"):]))
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Multistream(false)
-		got, err := io.ReadAll(r)
-		if err != nil || !bytes.Equal(got, body) {
-			t.Errorf("read %d bytes of %d, %v", len(got), len(body), err)
-		}
-	}
-	if grew != 1 || packed.Bytes() == 0 {
-		t.Errorf("packed %d times, into %d bytes", grew, packed.Bytes())
 	}
 	// Where much stands around a part, or it is small, the body goes the usual way.
 	random := &mcp.Packed{}
@@ -314,7 +318,7 @@ func TestKeptParts(t *testing.T) {
 		body []byte
 		kept part
 	}{{append(bytes.Repeat([]byte("x"), mostAround+1), fields.String()...), part{mostAround + 1, mostAround + 1 + fields.Len(), random}}, {[]byte(fields.String()[:100]), part{0, 100, random}}} {
-		if form := newCompressor(DefaultConfig()).form(c.body, c.kept); form != nil {
+		if form := newCompressor(DefaultConfig()).form(mcp.PackGzip, c.body, c.kept); form != nil {
 			t.Errorf("a form of %d bytes", len(form))
 		}
 	}
@@ -323,17 +327,51 @@ func TestKeptParts(t *testing.T) {
 	}
 }
 
+// decodeOne reads one gzip member or zstd frame, and nothing behind it.
+func decodeOne(t *testing.T, coding string, data []byte) []byte {
+	t.Helper()
+	from := bytes.NewReader(data)
+	var text []byte
+	var err error
+	if coding == compressZstd {
+		r, fault := zstd.NewReader(from, zstd.WithDecoderMaxWindow(8<<20))
+		if fault != nil {
+			t.Fatal(fault)
+		}
+		defer r.Close()
+		text, err = io.ReadAll(r)
+		if bytes.Count(data, []byte{0x28, 0xb5, 0x2f, 0xfd}) != 1 {
+			t.Error("it is more than one frame")
+		}
+	} else {
+		r, fault := gzip.NewReader(from)
+		if fault != nil {
+			t.Fatal(fault)
+		}
+		r.Multistream(false)
+		text, err = io.ReadAll(r)
+	}
+	if err != nil || from.Len() != 0 {
+		t.Errorf("%d bytes are left, %v", from.Len(), err)
+	}
+	return text
+}
+
 func BenchmarkKeptPart(b *testing.B) {
-	c := newCompressor(DefaultConfig())
+	cfg := DefaultConfig()
+	cfg.Compression = compressZstd
+	c := newCompressor(cfg)
 	fields := strings.Repeat(`{"id":12345,"name":"an item","value":3.25},`, 1500)
 	body := []byte(`{"jsonrpc":"2.0","id":1,"result":{` + fields + `}}`)
 	for name, kept := range map[string]part{"kept": {34, 34 + len(fields), &mcp.Packed{}}, "anew": {}} {
-		b.Run(name, func(b *testing.B) {
-			b.SetBytes(int64(len(body)))
-			var out []byte
-			for b.Loop() {
-				out, _ = c.encode(out[:0], "gzip", body, kept)
-			}
-		})
+		for _, coding := range []string{compressGzip, compressZstd} {
+			b.Run(coding+" "+name, func(b *testing.B) {
+				b.SetBytes(int64(len(body)))
+				var out []byte
+				for b.Loop() {
+					out, _ = c.encode(out[:0], coding, body, kept)
+				}
+			})
+		}
 	}
 }

@@ -54,36 +54,51 @@ type Result struct {
 	Packed *Packed
 }
 
+// Packing is a content coding that Fields are kept in.
+type Packing uint8
+
+// The codings.
+const (
+	PackGzip Packing = iota
+	PackZstd
+	packings
+)
+
 // Packed keeps compressed Fields, once somebody has asked for them. It is safe for concurrent use.
 type Packed struct {
-	// Grew, where set, is told that the form is there from now on.
+	// Grew, where set, is told that a form is there from now on.
 	Grew func()
 
-	once sync.Once
-	form atomic.Pointer[[]byte]
+	forms [packings]struct {
+		once sync.Once
+		form atomic.Pointer[[]byte]
+	}
 }
 
-// Form gives the compressed form, which pack makes at the first call; nil where it gains nothing. Nobody changes it.
-func (p *Packed) Form(pack func() []byte) []byte {
-	p.once.Do(func() {
+// Form gives the compressed form in a coding, which pack makes at the first call; nil where it gains nothing. Nobody changes it.
+func (p *Packed) Form(coding Packing, pack func() []byte) []byte {
+	f := &p.forms[coding]
+	f.once.Do(func() {
 		form := pack()
-		p.form.Store(&form)
+		f.form.Store(&form)
 		if form != nil && p.Grew != nil {
 			p.Grew()
 		}
 	})
-	return *p.form.Load()
+	return *f.form.Load()
 }
 
-// Bytes is the length of the form; 0 while there is none.
-func (p *Packed) Bytes() int {
+// Bytes is the length of the forms; 0 while there is none.
+func (p *Packed) Bytes() (n int) {
 	if p == nil {
 		return 0
 	}
-	if form := p.form.Load(); form != nil {
-		return len(*form)
+	for i := range p.forms {
+		if form := p.forms[i].form.Load(); form != nil {
+			n += len(*form)
+		}
 	}
-	return 0
+	return n
 }
 
 // Rows says how many rows a result has.
