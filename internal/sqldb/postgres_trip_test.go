@@ -456,12 +456,20 @@ func TestTripTellsWhoIsSlow(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	untilMarked(func(ctx context.Context) {
-		calls[1].ctx = ctx
-		together(t, s, calls...)
-	})
-	calls[0].wants(t, `{"v":"first","w":"1"}`)
-	calls[2].wants(t, `{"v":"last","w":"2"}`)
+	for try := 1; ; try++ {
+		untilMarked(func(ctx context.Context) {
+			calls[1].ctx = ctx
+			together(t, s, calls...)
+		})
+		calls[0].wants(t, `{"v":"first","w":"1"}`)
+		calls[2].wants(t, `{"v":"last","w":"2"}`)
+		if try == 5 || first.(*pgQuery).aloneUntil.Load() == 0 { // beside other tests the server may not even have begun with the first
+			break
+		}
+		for _, q := range []Query{first, slow, last} {
+			q.(*pgQuery).aloneUntil.Store(0)
+		}
+	}
 	marked("in a trip", slow)
 
 	c, err := s.pool.get(t.Context(), time.Now().Add(time.Minute))
