@@ -304,9 +304,9 @@ func (a *App) fill(g *generation, loaded *config.Loaded) (err error) {
 			return fmt.Errorf("source %q: %w", name, err)
 		}
 		g.sources = append(g.sources, s)
-		read, write := roles(cfg)
+		read, write, replica := roles(cfg)
 		deps.Sources[name] = catalog.Source{Hash: s.hash,
-			Source: observed{s.db, a.metrics.Query(name, read), a.metrics.Query(name, write)}}
+			Source: observed{s.db, a.metrics.Query(name, read), a.metrics.Query(name, write), a.metrics.Query(name, replica)}}
 	}
 	var faults conf.Faults
 	g.Catalog, faults = catalog.New(catalog.Definitions{Tools: loaded.Tools, Resources: loaded.Resources,

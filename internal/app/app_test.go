@@ -72,7 +72,7 @@ func start(t *testing.T, text string, change ...func(*Options)) *running {
 	}
 	conn.Close()
 	r := &running{t: t, file: filepath.Join(dir, "millrace.yaml"), log: &buffer{}}
-	r.write(head + "sources: {db: {sqlite: {path: " + db + "}}}\n" + text)
+	r.write(head + "sources: {db: {sqlite: {path: " + db + "}, query_timeout: 60s}}\n" + text)
 	opts := Options{File: r.file, Version: "test", Log: slog.New(slog.NewTextHandler(r.log, nil)), Out: io.Discard}
 	for _, f := range change {
 		f(&opts)
@@ -219,7 +219,7 @@ func TestAnOldGenerationFinishes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.write(strings.Replace(string(data), "sources: {db: {", "sources: {db: {query_timeout: 50s, ", 1))
+	r.write(strings.Replace(string(data), "query_timeout: 60s", "query_timeout: 50s", 1))
 	r.Reload()
 	if r.current.Load() == old || old.sources[0] == r.current.Load().sources[0] {
 		t.Fatalf("not reloaded, or the source was not replaced:\n%s", r.log)
@@ -350,7 +350,7 @@ func TestNumbersAreInTheMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	for key, value := range map[string]string{"sessions.max": "10000", "sessions.idle": "1800", "cache.l1.size": "1000", "cache.l1.max_bytes": "6.7108864e+07",
-		"sources.db.pool.size": "50", "sources.db.pool.overflow": "10", "sources.db.pool.wait": "5", "sources.db.query_timeout": "5",
+		"sources.db.pool.size": "50", "sources.db.pool.overflow": "10", "sources.db.pool.wait": "5", "sources.db.query_timeout": "60", "sources.db.pool.max_lifetime": "3600", "sources.db.pool.min_idle": "0", "sources.db.write_concurrency": "10", "sources.db.max_lag": "10",
 		"listen.header_timeout": "10", "listen.body_timeout": "30", "listen.max_body": "4.194304e+06", "tools[one].timeout": "5", "tools[one].max_rows": "1000"} {
 		if want := fmt.Sprintf("millrace_config_value{key=%q} %s\n", key, value); !strings.Contains(string(data), want) {
 			t.Errorf("no %s", want)

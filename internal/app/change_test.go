@@ -41,7 +41,7 @@ func TestRefusedReloadLeavesNoTrace(t *testing.T) {
 	}
 	r.edit(keys, "cache: {l1: {size: 77}}\n")
 	r.edit("name: one", "name: other")
-	r.edit("sources: {db: {", "sources: {db: {query_timeout: 50s, ")
+	r.edit("query_timeout: 60s", "query_timeout: 50s")
 	r.Reload()
 	for range 2 { // refused late, then early
 		if !strings.Contains(r.log.String(), "no API keys any more") {

@@ -151,7 +151,7 @@ func (s *sources) release(o *source) {
 // observed is a source whose statements are timed.
 type observed struct {
 	sqldb.Source
-	read, write *telemetry.Histogram
+	read, write, replica *telemetry.Histogram
 }
 
 func (o observed) Compile(spec sqldb.Spec) (sqldb.Query, error) {
@@ -163,27 +163,35 @@ func (o observed) Compile(spec sqldb.Spec) (sqldb.Query, error) {
 	if spec.Mode == sqldb.ReadWrite {
 		h = o.write
 	}
-	return timed{q, h}, nil
+	return timed{q, h, o.replica}, nil
 }
 
 type timed struct {
 	sqldb.Query
-	h *telemetry.Histogram
+	h       *telemetry.Histogram
+	replica *telemetry.Histogram // of reads that ran on one
 }
 
 func (t timed) Run(ctx context.Context, dst []byte, x *sqldb.Execution) ([]byte, sqldb.Outcome, error) {
 	start := time.Now()
 	out, outcome, err := t.Query.Run(ctx, dst, x)
-	t.h.Observe(time.Since(start))
+	h := t.h
+	if outcome.Replica > 0 {
+		h = t.replica
+	}
+	h.Observe(time.Since(start))
 	return out, outcome, err
 }
 
-// roles names the two roles of a source's statements, as its pools do.
-func roles(cfg sqldb.Config) (read, write string) {
-	if cfg.SQLite != nil {
-		return "reader", "writer"
+// roles names the roles of a source's statements: of reads, of writes, and of reads on replicas.
+func roles(cfg sqldb.Config) (read, write, replica string) {
+	switch {
+	case cfg.SQLite != nil:
+		return "reader", "writer", "reader"
+	case len(cfg.Postgres.Replicas) > 0:
+		return "primary", "primary", "replica"
 	}
-	return "primary", "primary"
+	return "primary", "primary", "primary"
 }
 
 // meter counts one target's calls by revision.

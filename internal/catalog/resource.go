@@ -63,7 +63,7 @@ func (r *resource) read(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
 			scratch.Put(buf)
 		}
 	}()
-	out, _, err := r.query.Run(ctx, (*buf)[:0], &sqldb.Execution{Args: args, Deadline: c.Deadline})
+	out, _, err := r.query.Run(ctx, (*buf)[:0], &sqldb.Execution{Args: args, Deadline: c.Deadline, Caller: &c.Caller, Primary: r.policy.Cacheable && r.policy.Mutable})
 	*buf = out[:0]
 	if err != nil {
 		return mcp.Result{}, err
@@ -216,7 +216,7 @@ func (k *completer) suggest(ctx context.Context, c *mcp.Call) (mcp.Result, error
 		more = len(values) > mostCompletions
 		values = values[:min(len(values), mostCompletions)]
 	} else {
-		out, outcome, err := k.query.Run(ctx, nil, &sqldb.Execution{Args: c.Args, Deadline: c.Deadline})
+		out, outcome, err := k.query.Run(ctx, nil, &sqldb.Execution{Args: c.Args, Deadline: c.Deadline, Caller: &c.Caller})
 		if err != nil {
 			return mcp.Result{}, err
 		}

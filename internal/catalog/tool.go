@@ -40,11 +40,17 @@ const keepScratch = 256 << 10
 
 // run executes the tool's statement and assembles its result.
 func (t *tool) run(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
-	x := sqldb.Execution{Args: c.Args, Deadline: c.Deadline}
+	x := t.execution(c)
 	t.observe(c, &x)
 	r, err := t.execute(ctx, &x)
 	t.tell(c.Args, err)
 	return r, err
+}
+
+// execution is a run for a call. What is kept until a write makes it void must hold all that was written before: no replica may have it
+// from before.
+func (t *tool) execution(c *mcp.Call) sqldb.Execution {
+	return sqldb.Execution{Args: c.Args, Deadline: c.Deadline, Caller: &c.Caller, Primary: t.policy.Cacheable && t.policy.Mutable}
 }
 
 func (t *tool) observe(c *mcp.Call, x *sqldb.Execution) {
@@ -145,10 +151,11 @@ func (t *tool) askFirst(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
 			Data:    []byte(`{"requiredCapabilities":{"elicitation":{"form":{}}}}`)}
 	}
 	var affected int64
-	x := sqldb.Execution{Args: c.Args, Deadline: c.Deadline, Confirm: func(rows int64) bool {
+	x := t.execution(c)
+	x.Confirm = func(rows int64) bool {
 		affected = rows
 		return rows == 0 || rows == agreed
-	}}
+	}
 	t.observe(c, &x)
 	r, err := t.execute(ctx, &x)
 	if err == nil && r.Fields == nil {

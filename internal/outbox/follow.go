@@ -124,7 +124,7 @@ func (f *Follower) compile() error {
 
 // run runs a query and gives its rows, all of them.
 func run[T any](ctx context.Context, q sqldb.Query, args ...any) ([]T, error) {
-	x := sqldb.Execution{Deadline: time.Now().Add(queryTime)}
+	x := sqldb.Execution{Deadline: time.Now().Add(queryTime), Primary: true}
 	for _, a := range args {
 		switch a := a.(type) {
 		case string:

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -23,6 +24,7 @@ type Server struct {
 	Port int
 
 	dir, bin string
+	options  []string // of the server, as NAME=VALUE
 	as       *syscall.Credential
 	cmd      *exec.Cmd
 }
@@ -47,7 +49,7 @@ func New() (*Server, error) {
 		return nil, err
 	}
 	s := &Server{dir: dir, bin: filepath.Dir(found[len(found)-1])}
-	if err := s.init(); err != nil {
+	if err := errors.Join(s.place(), s.init()); err != nil {
 		os.RemoveAll(dir)
 		return nil, err
 	}
@@ -58,7 +60,66 @@ func New() (*Server, error) {
 	return s, nil
 }
 
-func (s *Server) init() error {
+// Replica makes a replica of the server by streaming replication, with options of its own as NAME=VALUE, and starts it. Stop must be called.
+func (s *Server) Replica(options ...string) (*Server, error) {
+	dir, err := os.MkdirTemp("", "millrace-pg-")
+	if err != nil {
+		return nil, err
+	}
+	r := &Server{dir: dir, bin: s.bin, options: options}
+	if err = r.place(); err == nil {
+		var out []byte
+		if out, err = r.command("pg_basebackup", "-h", "127.0.0.1", "-p", strconv.Itoa(s.Port), "-U", "millrace", "-D", r.data(), "-R", "-X", "stream", "-c", "fast", "--no-sync").CombinedOutput(); err != nil {
+			err = fmt.Errorf("pg_basebackup: %w\n%s", err, out)
+		}
+	}
+	if err == nil {
+		err = r.Start()
+	}
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	return r, nil
+}
+
+// Freeze stops the server and its processes where they are, until Thaw: it answers nobody, and connections stay.
+func (s *Server) Freeze() error { return s.signal(syscall.SIGSTOP) }
+
+// Thaw lets a server go on that Freeze has stopped.
+func (s *Server) Thaw() error { return s.signal(syscall.SIGCONT) }
+
+// signal reaches the server and all its children: each of those has a session of its own.
+func (s *Server) signal(sig syscall.Signal) error {
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", s.cmd.Process.Pid))
+	if err != nil {
+		return err
+	}
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		return err
+	}
+	for pid := range strings.FieldsSeq(string(children)) {
+		n, err := strconv.Atoi(pid)
+		if err != nil {
+			return err
+		}
+		if err := syscall.Kill(n, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Promote makes a primary of a replica.
+func (s *Server) Promote() error {
+	if out, err := s.command("pg_ctl", "promote", "-D", s.data(), "-w").CombinedOutput(); err != nil {
+		return fmt.Errorf("pg_ctl promote: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// place gives the folder to who runs the server, and finds a port.
+func (s *Server) place() error {
 	if os.Geteuid() == 0 { // initdb refuses root
 		u, err := user.Lookup("postgres")
 		if err != nil {
@@ -76,7 +137,10 @@ func (s *Server) init() error {
 		return err
 	}
 	s.Port = l.Addr().(*net.TCPAddr).Port
-	l.Close()
+	return l.Close()
+}
+
+func (s *Server) init() error {
 	out, err := s.command("initdb", "-D", s.data(), "-U", "millrace", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("initdb: %w\n%s", err, out)
@@ -96,8 +160,12 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 
 // Start starts the server after New's or Stop's end of it, and waits until it answers.
 func (s *Server) Start() error {
-	s.cmd = s.command("postgres", "-D", s.data(), "-p", strconv.Itoa(s.Port), "-c", "listen_addresses=127.0.0.1",
-		"-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "max_connections=120")
+	args := []string{"-D", s.data(), "-p", strconv.Itoa(s.Port), "-c", "listen_addresses=127.0.0.1",
+		"-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "max_connections=300"}
+	for _, o := range s.options {
+		args = append(args, "-c", o)
+	}
+	s.cmd = s.command("postgres", args...)
 	if err := s.cmd.Start(); err != nil {
 		return err
 	}

@@ -13,6 +13,8 @@ type Config struct {
 	SQLite       *SQLiteConfig   `yaml:"sqlite" desc:"A SQLite database file. Excludes postgres."`
 	Postgres     *PostgresConfig `yaml:"postgres" desc:"A PostgreSQL database. Excludes sqlite."`
 	Pool         PoolConfig      `yaml:"pool" desc:"Connections to the database."`
+	Writes       int             `yaml:"write_concurrency" desc:"How many writes run at a time; others wait before they take a connection from reads. SQLite has one writer."`
+	MaxLag       conf.Duration   `yaml:"max_lag" desc:"How far behind the primary a replica may be to take reads."`
 	QueryTimeout conf.Duration   `yaml:"query_timeout" desc:"How long one statement may take, waiting for a connection included. A tool's own timeout can only be shorter."`
 }
 
@@ -23,7 +25,8 @@ type SQLiteConfig struct {
 
 // PostgresConfig says which server a source talks to.
 type PostgresConfig struct {
-	Primary conf.Secret `yaml:"primary" required:"true" desc:"The connection URL of the primary, such as postgres://user:password@host/database. Take it from a variable."`
+	Primary  conf.Secret   `yaml:"primary" required:"true" desc:"The connection URL of the primary, such as postgres://user:password@host/database. Take it from a variable."`
+	Replicas []conf.Secret `yaml:"replicas" desc:"Connection URLs of replicas by streaming replication. Read-only tools run on one that has replayed what their caller has last written."`
 }
 
 // PoolConfig bounds a source's connections. A SQLite source has one more, for writes.
@@ -31,15 +34,25 @@ type PoolConfig struct {
 	Size     int           `yaml:"size" desc:"Connections that stay open when idle."`
 	Overflow int           `yaml:"overflow" desc:"Connections beyond size that may open under load; they close when idle."`
 	Wait     conf.Duration `yaml:"wait" desc:"How long a statement waits for a free connection before it fails as overloaded."`
+	MinIdle  int           `yaml:"min_idle" desc:"Connections that are kept open and idle for what comes, within size. They are opened at the start."`
+	Lifetime conf.Duration `yaml:"max_lifetime" desc:"How long a connection is used, less up to a tenth by chance; 0s for ever."`
 }
 
 // The largest pool that is accepted. A larger number is a mistake: the database would spend its time on switching.
 const maxPool = 10_000
 
+// longestLag is the greatest max_lag that is accepted: so long the primary's positions are remembered.
+const longestLag = time.Hour
+
+// shortestLife is the least lifetime of connections that is accepted.
+const shortestLife = 10 * time.Second
+
 // DefaultConfig gives a source's defaults. It has no engine.
 func DefaultConfig() Config {
 	return Config{
-		Pool:         PoolConfig{Size: 50, Overflow: 10, Wait: conf.Duration(5 * time.Second)},
+		Pool:         PoolConfig{Size: 50, Overflow: 10, Wait: conf.Duration(5 * time.Second), Lifetime: conf.Duration(time.Hour)},
+		Writes:       10,
+		MaxLag:       conf.Duration(10 * time.Second),
 		QueryTimeout: conf.Duration(5 * time.Second),
 	}
 }
@@ -72,11 +85,26 @@ func (c *Config) Validate() conf.Faults {
 			add("postgres.primary", "is not a connection URL", "write postgres://user:password@host:5432/database")
 		}
 	}
+	if c.Postgres != nil {
+		fs = append(fs, c.validateReplicas()...)
+	}
+	if c.MaxLag <= 0 || c.MaxLag.Std() > longestLag {
+		add("max_lag", fmt.Sprintf("is %s", c.MaxLag.Std()), fmt.Sprintf("give a duration up to %s, such as 10s", longestLag))
+	}
 	if c.Pool.Size < 1 || c.Pool.Size > maxPool {
 		add("pool.size", fmt.Sprintf("is %d", c.Pool.Size), fmt.Sprintf("give 1 to %d", maxPool))
 	}
 	if c.Pool.Overflow < 0 || c.Pool.Overflow > maxPool {
 		add("pool.overflow", fmt.Sprintf("is %d", c.Pool.Overflow), fmt.Sprintf("give 0 to %d", maxPool))
+	}
+	if c.Pool.MinIdle < 0 || c.Pool.MinIdle > c.Pool.Size {
+		add("pool.min_idle", fmt.Sprintf("is %d", c.Pool.MinIdle), fmt.Sprintf("give 0 to pool.size, which is %d", c.Pool.Size))
+	}
+	if c.Pool.Lifetime < 0 || c.Pool.Lifetime > 0 && c.Pool.Lifetime.Std() < shortestLife {
+		add("pool.max_lifetime", fmt.Sprintf("is %s: connections would be opened all the time", c.Pool.Lifetime.Std()), fmt.Sprintf("give %s or more, or 0s for ever", shortestLife))
+	}
+	if c.Writes < 1 || c.Writes > maxPool {
+		add("write_concurrency", fmt.Sprintf("is %d", c.Writes), fmt.Sprintf("give 1 to %d", maxPool))
 	}
 	if c.Pool.Wait <= 0 {
 		add("pool.wait", "is zero", "give a duration such as 5s")
@@ -96,5 +124,5 @@ func New(name string, cfg Config, log *slog.Logger) (Source, error) {
 	if cfg.SQLite != nil {
 		return newSQLite(name, cfg, log), nil
 	}
-	return newPostgres(name, cfg, log)
+	return newReplicated(name, cfg, log)
 }

@@ -82,6 +82,23 @@ func crowded(source string, waiting int) error {
 	}
 }
 
+func overloadedWrites(source string, most int, waited time.Duration) error {
+	return &mcp.ToolError{
+		Kind: kindOverloaded,
+		Message: fmt.Sprintf("source %q: %d writes run already (write_concurrency), and none ended within %s; nothing was changed; try again in a second",
+			source, most, max(waited, 0).Round(time.Millisecond)),
+		Meta: []byte(`"millrace/retryAfterMs":1000`),
+	}
+}
+
+func crowdedWrites(source string, waiting int64) error {
+	return &mcp.ToolError{
+		Kind:    kindOverloaded,
+		Message: fmt.Sprintf("source %q: %d writes wait for their turn already; nothing was changed; try again in a second", source, waiting),
+		Meta:    []byte(`"millrace/retryAfterMs":1000`),
+	}
+}
+
 func unavailable(source string, cause error) error {
 	return &mcp.ToolError{
 		Kind: kindUnavailable, Cause: cause,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/bits"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -56,9 +57,12 @@ type pool[C pooled] struct {
 	role     string
 	size     int
 	overflow int
+	minIdle  int
+	life     time.Duration // of a connection; 0 for ever
 	wait     time.Duration
 	open     func(ctx context.Context, deadline time.Time) (C, error)
-	beside   func() // where set, called at each look; it goes on while a connection is in use or being opened
+	check    func(C) error // where set, tells whether an idle connection lives
+	beside   func()        // where set, called at each look; it goes on while a connection is in use or being opened
 
 	stop chan struct{} // closed by close
 	wg   sync.WaitGroup
@@ -96,11 +100,15 @@ type pooled interface {
 // place is a connection's standing in its pool. Its fields are guarded by the pool's mu.
 type place struct {
 	slot  int
+	until time.Time // when its life is over; zero for never
 	run   lease
 	cause stopCause
 }
 
 func (p *place) state() *place { return p }
+
+// over tells whether a connection has served for as long as it may.
+func (p *place) over(now time.Time) bool { return !p.until.IsZero() && now.After(p.until) }
 
 // lease is what one use of a connection is bound by.
 type lease struct {
@@ -125,7 +133,7 @@ type grant[C pooled] struct {
 func newPool[C pooled](source, role string, cfg PoolConfig, open func(context.Context, time.Time) (C, error)) *pool[C] {
 	most := cfg.Size + cfg.Overflow
 	return &pool[C]{
-		source: source, role: role, size: cfg.Size, overflow: cfg.Overflow, wait: cfg.Wait.Std(), open: open,
+		source: source, role: role, size: cfg.Size, overflow: cfg.Overflow, minIdle: cfg.MinIdle, life: cfg.Lifetime.Std(), wait: cfg.Wait.Std(), open: open,
 		slots: make([]C, most), free: make([]uint64, (most+63)/64),
 		stop: make(chan struct{}), empty: make(chan struct{}),
 	}
@@ -164,6 +172,9 @@ func (p *pool[C]) add(c C) {
 	var none C
 	i := slices.Index(p.slots, none)
 	c.state().slot = i
+	if p.life > 0 {
+		c.state().until = time.Now().Add(p.life - time.Duration(rand.Float64()*lifeJitter*float64(p.life)))
+	}
 	p.slots[i] = c
 	p.all = append(p.all, c)
 }
@@ -270,6 +281,7 @@ func (p *pool[C]) openOne(run lease) (C, error) {
 
 // put takes a connection back; a broken one is closed.
 func (p *pool[C]) put(c C, broken bool) {
+	broken = broken || c.state().over(time.Now())
 	p.mu.Lock()
 	c.state().run = lease{}
 	if c.state().cause != stopNone && !broken {

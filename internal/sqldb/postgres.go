@@ -37,11 +37,16 @@ func parsePostgresURL(url conf.Secret) (*pgconn.Config, error) {
 // postgresSource is one PostgreSQL server. Reads and writes share its pool.
 type postgresSource struct {
 	name   string
+	role   string
 	cfg    Config
 	config *pgconn.Config
 	pool   *pool[*pgConn]
-	trips  trips
-	log    *slog.Logger
+	writes *writeGate
+	// positioned asks after each write how far the log has come.
+	positioned bool
+	dial       time.Duration // for opening a connection
+	trips      trips
+	log        *slog.Logger
 
 	mu      sync.Mutex        // guards what follows
 	numbers map[string]int    // of the statements, by SQL text: one text is prepared once on each connection
@@ -50,6 +55,11 @@ type postgresSource struct {
 }
 
 func newPostgres(name string, cfg Config, log *slog.Logger) (Source, error) {
+	return newServer(name, "primary", cfg, log)
+}
+
+// newServer makes the source of one server.
+func newServer(name, role string, cfg Config, log *slog.Logger) (*postgresSource, error) {
 	config, err := parsePostgresURL(cfg.Postgres.Primary)
 	if err != nil {
 		return nil, fmt.Errorf("source %q: postgres.primary is not a connection URL; write postgres://user:password@host:5432/database", name)
@@ -63,10 +73,13 @@ func newPostgres(name string, cfg Config, log *slog.Logger) (Source, error) {
 		f.SetMaxBodyLen(maxMessage)
 		return f
 	}
-	s := &postgresSource{name: name, cfg: cfg, config: config, log: log, numbers: map[string]int{}, types: map[uint32]pgType{}}
-	s.pool = newPool(name, "primary", cfg.Pool, s.open)
+	s := &postgresSource{name: name, role: role, dial: connectLimit, cfg: cfg, config: config, log: log, numbers: map[string]int{}, types: map[uint32]pgType{}}
+	s.pool = newPool(name, role, cfg.Pool, s.open)
 	s.trips.most, s.trips.wait = min(mostTrips, cfg.Pool.Size), rideWait
 	s.pool.beside = s.trips.look
+	s.pool.check = func(c *pgConn) error { return c.run(controlPing) }
+	s.writes = newWriteGate(name, cfg)
+	s.pool.keep()
 	return s, nil
 }
 
@@ -80,6 +93,7 @@ type pgConn struct {
 	cancelled chan struct{}                  // closed when a cancel request is through; nil where there was none
 	values    [][]byte                       // of the run's parameters
 	buf       []byte                         // what values point into
+	position  uint64                         // of the log after the write that ended last
 	bind      pgproto3.Bind                  // the message being sent
 	abandoned bool                           // its socket is closed: no more use
 	looked    time.Time                      // when it was opened, or a write last made sure that it lives
@@ -100,6 +114,8 @@ const (
 	controlDropTemporary
 	controlUnlock
 	controlPing
+	controlPosition
+	controlReplayed
 	controlCount
 )
 
@@ -109,6 +125,8 @@ var controlSQL = [controlCount]string{
 	controlCloseCursors: "CLOSE ALL", controlUnlisten: "UNLISTEN *", controlForgetSequences: "DISCARD SEQUENCES",
 	controlResetUser: "RESET SESSION AUTHORIZATION", controlResetAll: "RESET ALL", controlDropTemporary: "DISCARD TEMPORARY",
 	controlUnlock: "SELECT pg_catalog.pg_advisory_unlock_all()", controlPing: "SELECT 1",
+	// Both servers can prepare both, and each runs its own.
+	controlPosition: "SELECT pg_catalog.pg_current_wal_insert_lsn()", controlReplayed: "SELECT pg_catalog.pg_last_wal_replay_lsn()",
 }
 
 // controlNames are the names under which they are prepared.
@@ -148,7 +166,7 @@ var afterWrite = []int{
 // open connects. ctx does not reach the server's handshake: the pool's caller may leave, and the connection serves the
 // next one.
 func (s *postgresSource) open(_ context.Context, deadline time.Time) (*pgConn, error) {
-	limit := time.Now().Add(connectLimit)
+	limit := time.Now().Add(s.dial)
 	if deadline.Before(limit) {
 		limit = deadline
 	}
@@ -174,9 +192,9 @@ func (s *postgresSource) open(_ context.Context, deadline time.Time) (*pgConn, e
 	s.mu.Unlock()
 	switch {
 	case err != nil && !was:
-		s.log.Error("database is not available", "source", s.name, "err", connectFailure(err))
+		s.log.Error("database is not available", "source", s.name, "role", s.role, "err", connectFailure(err))
 	case err == nil && was:
-		s.log.Info("database is available again", "source", s.name)
+		s.log.Info("database is available again", "source", s.name, "role", s.role)
 	}
 	if err != nil {
 		return nil, unavailable(s.name, connectFailure(err))
@@ -281,7 +299,7 @@ func (s *postgresSource) Ping(ctx context.Context) error {
 // Stats implements Source.
 func (s *postgresSource) Stats() []PoolStats {
 	stats := s.pool.stats()
-	stats.Waiting += s.trips.queue()
+	stats.Waiting += s.trips.queue() + int(s.writes.waiting.Load())
 	return []PoolStats{stats}
 }
 

@@ -74,6 +74,12 @@ func (q *pgQuery) alone(ctx context.Context, dst []byte, x *Execution, b *bounds
 
 // attempt is one run on one connection. again tells that nothing happened and another try may do better.
 func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *bounds) (out []byte, outcome Outcome, again bool, err error) {
+	if q.spec.Mode == ReadWrite {
+		if err := q.source.writes.enter(ctx, b.deadline); err != nil {
+			return dst, outcome, false, err
+		}
+		defer q.source.writes.leave()
+	}
 	pool := q.source.pool
 	c, err := pool.get(ctx, b.deadline)
 	if err != nil {
@@ -148,11 +154,13 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 		outcome.RolledBack = true
 		return out, outcome, false, nil
 	}
-	tag, clean, err := c.endWrite(controlCommit)
+	c.position = 0
+	tag, clean, err := c.endWrite(controlCommit, q.source.positioned)
 	broken = !clean
 	var server *pgconn.PgError
 	switch {
 	case tag == "COMMIT": // ROLLBACK where the transaction had failed
+		x.committed = c.position
 		return out, outcome, false, nil
 	case err == nil:
 		return dst, Outcome{}, false, sqlFailure(q.spec.Name, "the database rolled the transaction back; nothing was changed", nil)
@@ -166,8 +174,12 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 
 // endWrite ends a write's transaction by COMMIT or ROLLBACK and cleans the session, in one round trip. tag is what the
 // server says was done; clean tells that the connection may serve the next call.
-func (c *pgConn) endWrite(control int) (tag string, clean bool, err error) {
-	tag, clean, err = c.runAll(append([]int{control}, afterWrite...))
+func (c *pgConn) endWrite(control int, positioned bool) (tag string, clean bool, err error) {
+	controls := append([]int{control}, afterWrite...)
+	if positioned { // last, when nothing of the write is left in the session
+		controls = append(controls, controlPosition)
+	}
+	tag, clean, err = c.runAll(controls)
 	if tag == "" && !c.isBroken() && c.conn.TxStatus() == 'I' { // a COMMIT that failed: the server passed over the rest
 		_, clean, _ = c.runAll(afterWrite)
 	}
@@ -192,6 +204,10 @@ func (c *pgConn) runAll(controls []int) (tag string, clean bool, err error) {
 			return tag, false, err
 		}
 		switch m := message.(type) {
+		case *pgproto3.DataRow:
+			if controls[done] == controlPosition && len(m.Values) == 1 {
+				c.position, _ = parseLSN(m.Values[0]) // 0 is not known
+			}
 		case *pgproto3.CommandComplete:
 			if done++; done == 1 {
 				tag = string(m.CommandTag)
@@ -209,7 +225,7 @@ func (c *pgConn) runAll(controls []int) (tag string, clean bool, err error) {
 // rollback ends the transaction and leaves nothing of the statement in the session. It tells whether that went well.
 func (q *pgQuery) rollback(c *pgConn) bool {
 	if q.spec.Mode == ReadWrite {
-		_, clean, _ := c.endWrite(controlRollback)
+		_, clean, _ := c.endWrite(controlRollback, false)
 		return clean
 	}
 	return c.run(controlRollback) == nil && (!q.locks || c.run(controlUnlock) == nil)
@@ -218,13 +234,16 @@ func (q *pgQuery) rollback(c *pgConn) bool {
 // errTooMany says that a result had so many rows beyond its bounds that they were not read.
 var errTooMany = errors.New("more rows than are read")
 
+// errBehind is of a replica that has not replayed what its reader has written.
+var errBehind = errors.New("the replica is behind")
+
 // rows runs BEGIN, the statement and, for a read, ROLLBACK in one round trip. A read ends in ROLLBACK, not COMMIT: what
 // the statement did to the session with set_config(…) is undone with it. A session's default of read-only would not do,
 // since it can be undone by the statement; a transaction's cannot once the statement has a snapshot.
 //
 // The messages are written and read one by one, since pgconn's batch allocates for each of its statements: 2 of 46 µs.
 func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution) ([]byte, Outcome, error) {
-	commands := q.sendTransaction(c, st)
+	commands := q.sendTransaction(c, st, x.after > 0)
 	if err := c.sync(); err != nil {
 		return dst, Outcome{}, err
 	}
@@ -244,7 +263,9 @@ func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution) ([]byte,
 // sendTransaction queues the statement, whose arguments have been bound, with what goes around it: the whole of a
 // read's transaction, or the beginning of a write's. It gives the number of commands. The arguments are the frontend's
 // then, until it has sent them; an idle connection is not to keep them alive.
-func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt) (commands int) {
+//
+// replayed asks a replica before the statement, which takes its snapshot after that, how far it has come.
+func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt, replayed bool) (commands int) {
 	defer clear(c.values)
 	if q.spec.Mode == ReadWrite {
 		c.send(controlNames[controlBeginWrite], nil, nil, 0)
@@ -252,13 +273,18 @@ func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt) (commands int) {
 		return 2
 	}
 	c.send(controlNames[controlBeginRead], nil, nil, 0)
+	commands = 3
+	if replayed {
+		c.send(controlNames[controlReplayed], nil, nil, 0)
+		commands++
+	}
 	c.send(st.description.Name, c.values, st.formats, q.fetch)
 	c.send(controlNames[controlRollback], nil, nil, 0)
 	if q.locks {
 		c.send(controlNames[controlUnlock], nil, nil, 0)
-		return 4
+		commands++
 	}
-	return 3
+	return commands
 }
 
 // reply reads what the server answers to sendTransaction. After an error from the server it has skipped all that was
@@ -266,7 +292,12 @@ func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt) (commands int) {
 func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, commands int) ([]byte, Outcome, error) {
 	r := beginRows(dst, q.spec.MaxRows, q.spec.MaxBytes)
 	var outcome Outcome
-	extra := 0 // rows beyond the bounds
+	extra := 0     // rows beyond the bounds
+	statement := 1 // its place among the commands
+	behind := x.after > 0
+	if behind {
+		statement = 2
+	}
 	for done := 0; done < commands; {
 		message, err := c.receive()
 		if err != nil {
@@ -274,7 +305,11 @@ func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, command
 		}
 		switch m := message.(type) {
 		case *pgproto3.DataRow:
-			if done != 1 {
+			if done == 1 && statement == 2 {
+				lsn, err := parseLSN(m.Values[0])
+				behind = err != nil || lsn < x.after
+			}
+			if done != statement || behind {
 				continue
 			}
 			if r.truncated || !r.beginRow() || !appendPgRow(&r, st, m.Values) {
@@ -288,7 +323,7 @@ func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, command
 				x.Progress(r.n)
 			}
 		case *pgproto3.CommandComplete:
-			if done++; done == 2 && slices.Contains(changeVerbs, q.statement.verb) {
+			if done++; done == statement+1 && slices.Contains(changeVerbs, q.statement.verb) {
 				outcome.Affected = pgconn.NewCommandTag(string(m.CommandTag)).RowsAffected()
 			}
 		case *pgproto3.EmptyQueryResponse, *pgproto3.PortalSuspended:
@@ -296,6 +331,9 @@ func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, command
 		case *pgproto3.ErrorResponse:
 			return dst, Outcome{}, pgconn.ErrorResponseToPgError(m)
 		}
+	}
+	if behind {
+		return dst, Outcome{}, errBehind
 	}
 	outcome.Rows, outcome.Truncated, outcome.Removed = r.n, r.truncated, q.statement.verb == "DELETE"
 	if len(st.columns) == 0 && r.n == 0 && !r.truncated { // SELECT without a list gives rows of no columns
@@ -417,7 +455,7 @@ func (q *pgQuery) Describe(ctx context.Context) ([]Column, error) {
 // failure says for the caller what went wrong.
 func (q *pgQuery) failure(ctx context.Context, cause stopCause, b *bounds, err error) error {
 	var tool *mcp.ToolError
-	if errors.As(err, &tool) {
+	if errors.As(err, &tool) || errors.Is(err, errBehind) {
 		return err
 	}
 	if cause == stopCancel && ctx.Err() != nil {

@@ -104,7 +104,7 @@ func (r *rider) free() {
 // shares tells whether a run may share its round trip. A statement that was never measured may be slow.
 func (q *pgQuery) shares(x *Execution) bool {
 	took := q.took.get()
-	if q.spec.Mode != ReadOnly || q.locks || took == 0 || took-q.source.trips.quickest.get() > rideCost || x.Progress != nil {
+	if q.spec.Mode != ReadOnly || q.locks || took == 0 || took-q.source.trips.quickest.get() > rideCost || x.Progress != nil || x.after > 0 {
 		return false
 	}
 	size := 0
@@ -299,7 +299,7 @@ func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool, err
 		return false, nil
 	}
 	pool.share(c)
-	commands := q.sendTransaction(c, r.st)
+	commands := q.sendTransaction(c, r.st, false)
 	for i, other := range r.company {
 		// One whose statement this connection does not know yet, or whose arguments do not fit, runs alone.
 		if other.st = c.known(other.q); other.st == nil || other.q.bind(c, other.st, other.x.Args) != nil {
@@ -307,7 +307,7 @@ func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool, err
 			other.wake <- wakeAlone
 			continue
 		}
-		other.q.sendTransaction(c, other.st)
+		other.q.sendTransaction(c, other.st, false)
 	}
 	if c.sync() != nil || !c.ride(r, commands) {
 		broken = false // it has been mended, or abandoned

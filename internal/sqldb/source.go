@@ -86,10 +86,17 @@ type Execution struct {
 	// Confirm, where set, is asked with the number of rows that a ReadWrite statement affected, before the commit. When
 	// it returns false the transaction is rolled back and Outcome.RolledBack is set. It must not block.
 	Confirm func(rows int64) bool
+	// Caller is whose own writes a read must see, where there are replicas; nil for nobody's.
+	Caller *mcp.Caller
+	// Primary keeps a read from the replicas: what it finds must be as new as all that anybody was told to be written.
+	Primary bool
 	// Progress, where set, is told the number of rows encoded so far, now and then.
 	Progress func(rows int64)
 	// Notice, where set, is told what the database says beside its rows (RAISE NOTICE).
 	Notice func(severity, message string)
+
+	after     uint64 // a read on a replica that has not replayed the log up to there gives errBehind
+	committed uint64 // where the log was after the commit, on a source that asks; 0 where that is not known
 }
 
 // Outcome says what a run did.
@@ -99,6 +106,7 @@ type Outcome struct {
 	Truncated  bool
 	RolledBack bool
 	Removed    bool // the rows that are returned are gone: it was a DELETE
+	Replica    int  // that the read ran on, from 1; 0 for the primary
 }
 
 // Column is one column of a statement's rows.
@@ -110,7 +118,7 @@ type Column struct {
 
 // PoolStats is a pool's figures at one moment.
 type PoolStats struct {
-	Role                      string // primary, reader, writer
+	Role                      string // primary, replica1 and so on, reader, writer
 	Open, Busy, Idle, Waiting int
 	Size, Overflow            int
 	WaitCount                 int64

@@ -31,6 +31,7 @@ func newSQLite(name string, cfg Config, log *slog.Logger) *sqliteSource {
 	s := &sqliteSource{name: name, cfg: cfg, numbers: map[string]int{}, log: log}
 	s.readers = newPool(name, "reader", cfg.Pool, func(context.Context, time.Time) (*sqliteConn, error) { return s.open(ReadOnly) })
 	one := PoolConfig{Size: 1, Wait: cfg.Pool.Wait}
+	s.readers.keep()
 	s.writer = newPool(name, "writer", one, func(context.Context, time.Time) (*sqliteConn, error) { return s.open(ReadWrite) })
 	return s
 }

@@ -1,0 +1,431 @@
+package sqldb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"millrace/internal/conf"
+	"millrace/internal/mcp"
+	"millrace/internal/pgtest"
+)
+
+// replication is a primary with replicas of its own, for tests that do something to them. They run one after the other: each has
+// several servers.
+type replication struct {
+	primary  *pgtest.Server
+	replicas []*pgtest.Server
+}
+
+// newReplication starts one with a replica for each of options.
+func newReplication(t *testing.T, options ...[]string) *replication {
+	t.Helper()
+	primary, err := pgtest.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(primary.Stop)
+	if err := primary.Exec("postgres", "CREATE TABLE n (id bigint PRIMARY KEY, v bigint NOT NULL); INSERT INTO n SELECT i, 0 FROM generate_series(0, 99) AS i"); err != nil {
+		t.Fatal(err)
+	}
+	r := &replication{primary: primary}
+	for _, o := range options {
+		s, err := primary.Replica(o...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(s.Stop)
+		r.replicas = append(r.replicas, s)
+	}
+	return r
+}
+
+// open opens a source on all of them and waits until each replica is known.
+func (r *replication) open(t *testing.T, change ...func(*Config)) *replicated {
+	t.Helper()
+	cfg := DefaultConfig()
+	cfg.Postgres = &PostgresConfig{Primary: conf.Secret(r.primary.URL("postgres"))}
+	for _, s := range r.replicas {
+		cfg.Postgres.Replicas = append(cfg.Postgres.Replicas, conf.Secret(s.URL("postgres")))
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	s, err := New("shop", cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	out := s.(*replicated)
+	for _, o := range out.replicas {
+		out.awaitServing(t, o, true)
+	}
+	return out
+}
+
+func (r *replicated) awaitServing(t *testing.T, o *replica, want bool) {
+	t.Helper()
+	defer func() {
+		if t.Failed() {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			t.Logf("replica %d: %q", o.number, o.why)
+		}
+	}()
+	await(t, fmt.Sprintf("replica %d serves: %t", o.number, want), func() bool {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		return o.since.IsZero() != want
+	})
+}
+
+// await waits until what other processes do has come true.
+func await(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for until := time.Now().Add(30 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("not within 30 s: %s", what)
+		}
+	}
+}
+
+func person(name string) *mcp.Caller {
+	return &mcp.Caller{Principal: mcp.NewPrincipal("acme", name, nil)}
+}
+
+// rowsOf reads and writes a row of the table.
+type rowsOf struct{ read, write Query }
+
+func compileRows(t *testing.T, s Source) rowsOf {
+	t.Helper()
+	id, v := Param{Name: "id", Type: "integer"}, Param{Name: "v", Type: "integer"}
+	compile := func(text string, mode Mode, params ...Param) Query {
+		q, err := s.Compile(Spec{Name: "tool", Text: text, Params: params, Mode: mode, MaxRows: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return q
+	}
+	return rowsOf{compile("SELECT v FROM n WHERE id = :id", ReadOnly, id), compile("UPDATE n SET v = :v WHERE id = :id", ReadWrite, id, v)}
+}
+
+func ints(values ...int64) (out []mcp.Value) {
+	for _, v := range values {
+		out = append(out, mcp.Value{Kind: mcp.KindInt, Int: v})
+	}
+	return out
+}
+
+func (q rowsOf) get(c *mcp.Caller, id int64) (v int64, on int, err error) {
+	out, outcome, err := q.read.Run(context.Background(), nil, &Execution{Args: ints(id), Caller: c})
+	if err != nil {
+		return 0, outcome.Replica, err
+	}
+	text := strings.TrimSuffix(strings.TrimPrefix(string(out), `{"rows":[{"v":`), `}]}`)
+	v, err = strconv.ParseInt(strings.Trim(text, `"`), 10, 64)
+	return v, outcome.Replica, err
+}
+
+func (q rowsOf) set(c *mcp.Caller, id, v int64) error {
+	_, _, err := q.write.Run(context.Background(), nil, &Execution{Args: ints(id, v), Caller: c})
+	return err
+}
+
+// Reads are spread over the replicas, writes reach the primary, and what must be new is read there.
+func TestReadsRunOnReplicas(t *testing.T) {
+	s := newReplication(t, nil, nil, nil).open(t)
+	q := compileRows(t, s)
+	var on [4]int
+	await(t, "reads on each replica", func() bool {
+		for i := range 100 {
+			_, at, err := q.get(person("reader"), int64(i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			on[at]++
+		}
+		return min(on[1], on[2], on[3]) >= 100
+	})
+	if all := on[1] + on[2] + on[3]; on[0] > all/20 { // at the start each is trusted one after the other
+		t.Errorf("%v reads ran on the primary and the replicas", on)
+	}
+	if err := q.set(person("writer"), 1, 7); err != nil {
+		t.Fatal(err)
+	}
+	if v, _, err := q.get(person("writer"), 1); err != nil || v != 7 {
+		t.Errorf("its own write reads as %d, %v", v, err)
+	}
+	out, outcome, err := q.read.Run(t.Context(), nil, &Execution{Args: ints(1), Primary: true})
+	if err != nil || outcome.Replica != 0 || string(out) != `{"rows":[{"v":7}]}` {
+		t.Errorf("%s on %d, %v", out, outcome.Replica, err)
+	}
+	// Locks are of one server.
+	lock, err := s.Compile(Spec{Name: "tool", Text: "SELECT pg_try_advisory_lock(1) AS v", MaxRows: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, outcome, err := lock.Run(t.Context(), nil, &Execution{}); err != nil || outcome.Replica != 0 {
+		t.Errorf("a lock was taken on %d, %v", outcome.Replica, err)
+	}
+	// A read that no replica can do is done by the primary, and one that is wrong is refused once.
+	now, err := s.Compile(Spec{Name: "tool", Text: "SELECT pg_current_wal_lsn() IS NOT NULL AS v", MaxRows: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, outcome, err := now.Run(t.Context(), nil, &Execution{}); err != nil || outcome.Replica != 0 {
+		t.Errorf("on %d, %v", outcome.Replica, err)
+	}
+	roles := ""
+	for _, p := range s.Stats() {
+		roles += p.Role + " "
+	}
+	if roles != "primary replica1 replica2 replica3 " {
+		t.Error(roles)
+	}
+}
+
+// However far behind the replicas are, nobody reads less than what he wrote; who wrote nothing reads from them.
+func TestOwnWritesAreReadThroughReplicas(t *testing.T) {
+	behind := []string{"recovery_min_apply_delay=2s"}
+	s := newReplication(t, behind, nil).open(t)
+	q := compileRows(t, s)
+	var wg sync.WaitGroup
+	var onReplicas, own atomic.Int64
+	until := time.Now().Add(3 * time.Second)
+	for n := range int64(4) {
+		wg.Go(func() {
+			me, other := person(fmt.Sprint("writer", n)), person(fmt.Sprint("reader", n))
+			r := rand.New(rand.NewPCG(1, uint64(n)))
+			written := int64(0)
+			for v := int64(1); time.Now().Before(until); v++ {
+				if r.IntN(4) == 0 {
+					if err := q.set(me, n, v); err != nil {
+						t.Error(err)
+						return
+					}
+					written = v
+				}
+				got, on, err := q.get(me, n)
+				if err != nil || got != written {
+					t.Errorf("caller %d wrote %d and reads %d on %d, %v", n, written, got, on, err)
+					return
+				}
+				if on > 0 {
+					own.Add(1)
+				}
+				if _, on, err := q.get(other, n); err != nil {
+					t.Error(err)
+					return
+				} else if on > 0 {
+					onReplicas.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if onReplicas.Load() < 100 || own.Load() == 0 {
+		t.Errorf("%d reads of others and %d of writers ran on replicas", onReplicas.Load(), own.Load())
+	}
+}
+
+// A replica that is further behind than max_lag takes no reads, and takes some again when it is not. An idle primary makes nobody late.
+func TestReplicasThatLag(t *testing.T) {
+	s := newReplication(t, []string{"recovery_min_apply_delay=2s"}).open(t, func(c *Config) { c.MaxLag = conf.Duration(time.Second) })
+	q := compileRows(t, s)
+	reads := func() int {
+		_, on, err := q.get(person("reader"), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return on
+	}
+	await(t, "the primary is idle, and its replica takes reads", func() bool { return reads() == 1 })
+	if err := q.set(person("writer"), 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the replica is too far behind", func() bool { return reads() == 0 })
+	await(t, "the replica has caught up", func() bool { return reads() == 1 })
+}
+
+// A replica that hangs or vanishes leaves, without a failed read, and takes reads again some time after it is back.
+func TestReplicasThatFail(t *testing.T) {
+	r := newReplication(t, nil, nil)
+	s := r.open(t, func(c *Config) { c.QueryTimeout = conf.Duration(20 * time.Second) })
+	q := compileRows(t, s)
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	var reads atomic.Int64
+	var slowest atomic.Int64
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				began := time.Now()
+				if _, _, err := q.get(person("reader"), 1); err != nil {
+					t.Errorf("after %d reads: %v", reads.Load(), err)
+					return
+				}
+				reads.Add(1)
+				slowest.Store(max(slowest.Load(), int64(time.Since(began))))
+				time.Sleep(time.Millisecond) // other tests need the processor too
+			}
+		})
+	}
+	serves := func(i int) func() bool {
+		return func() bool {
+			_, on, err := q.get(person("reader"), 2)
+			return err == nil && on == i
+		}
+	}
+	for _, what := range []struct {
+		name      string
+		away, now func(*pgtest.Server) error
+	}{
+		{"hangs", (*pgtest.Server).Freeze, (*pgtest.Server).Thaw},
+		{"vanishes", func(s *pgtest.Server) error { s.Kill(); return nil }, (*pgtest.Server).Start},
+	} {
+		if err := what.away(r.replicas[0]); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		s.awaitServing(t, s.replicas[0], false)
+		t.Logf("a replica that %s is out after %s", what.name, time.Since(began))
+		before := reads.Load()
+		await(t, "reads go on", func() bool { return reads.Load() > before+50 })
+		if err := what.now(r.replicas[0]); err != nil {
+			t.Fatal(err)
+		}
+		began = time.Now()
+		await(t, "it serves again", serves(1))
+		if took := time.Since(began); took < trustAfter {
+			t.Errorf("it was trusted %s after its return", took)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	t.Logf("%d reads, the slowest took %s", reads.Load(), time.Duration(slowest.Load()))
+	if d := time.Duration(slowest.Load()); d > 5*time.Second {
+		t.Errorf("a read took %s", d)
+	}
+}
+
+// Without the primary reads go on, and writes say that it is gone.
+func TestReadsWithoutThePrimary(t *testing.T) {
+	r := newReplication(t, nil, nil)
+	s := r.open(t, func(c *Config) { c.MaxLag = conf.Duration(time.Second) })
+	q := compileRows(t, s)
+	if err := q.set(person("writer"), 1, 5); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the write is on the replicas", func() bool {
+		v, on, err := q.get(person("writer"), 1)
+		return err == nil && v == 5 && on > 0
+	})
+	r.primary.Kill()
+	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); {
+		if v, on, err := q.get(person("reader"), 1); err != nil || v != 5 || on == 0 {
+			t.Fatalf("%d on %d, %v", v, on, err)
+		}
+	}
+	err := q.set(person("writer"), 1, 6)
+	var tool *mcp.ToolError
+	if !errors.As(err, &tool) || tool.Kind != kindUnavailable {
+		t.Errorf("a write: %v", err)
+	}
+	if err := r.primary.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "writes are back", func() bool { return q.set(person("writer"), 1, 7) == nil })
+	if v, _, err := q.get(person("writer"), 1); err != nil || v != 7 {
+		t.Errorf("%d, %v", v, err)
+	}
+}
+
+// A server that is no replica of the primary is never read from.
+func TestAnotherServerIsNoReplica(t *testing.T) {
+	r := newReplication(t, nil)
+	other, err := server()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.replicas[0].Promote(); err != nil { // of the same system, and a primary
+		t.Fatal(err)
+	}
+	cfg := DefaultConfig()
+	cfg.Postgres = &PostgresConfig{Primary: conf.Secret(r.primary.URL("postgres")), Replicas: []conf.Secret{conf.Secret(other.URL("postgres")), conf.Secret(r.replicas[0].URL("postgres"))}}
+	opened, err := New("shop", cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = opened.Close() })
+	s := opened.(*replicated)
+	for i, want := range []string{"it is no replica of this primary", "it is a primary by itself"} {
+		o := s.replicas[i]
+		await(t, want, func() bool {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			return o.why == want
+		})
+	}
+	if _, on, err := compileRows(t, s).get(person("reader"), 1); err != nil || on != 0 {
+		t.Errorf("on %d, %v", on, err)
+	}
+}
+
+func TestPositions(t *testing.T) {
+	t.Parallel()
+	p := newPositions()
+	p.note("a", 10)
+	p.note("a", 7)
+	p.note("b", unknownPosition)
+	if p.of("a") != 10 || p.of("b") != unknownPosition || p.of("c") != 0 {
+		t.Errorf("%d, %d and %d", p.of("a"), p.of("b"), p.of("c"))
+	}
+	for i := range mostPositions {
+		p.note(strconv.Itoa(i), uint64(i%50))
+	}
+	if len(p.by) > mostPositions {
+		t.Errorf("%d positions are kept", len(p.by))
+	}
+	// What was forgotten holds for everybody: first that somebody wrote where nobody knows.
+	if p.of("nobody") != unknownPosition {
+		t.Errorf("%d", p.of("nobody"))
+	}
+	p.anywhere = time.Time{}
+	if got := p.of("nobody"); got < 10 || got > 50 {
+		t.Errorf("%d", got)
+	}
+	alice, bob := person("alice"), person("bob")
+	admin := &mcp.Caller{Principal: mcp.NewPrincipal("acme", "alice", []string{"admin"}), Session: "x"}
+	session, none := &mcp.Caller{Principal: mcp.Anonymous, Session: "x"}, &mcp.Caller{Principal: mcp.Anonymous}
+	if positionKey(alice) != positionKey(admin) || positionKey(alice) == positionKey(bob) || positionKey(session) == positionKey(none) {
+		t.Error("a position follows the subject; the session only where there is none")
+	}
+	if positionKey(&mcp.Caller{Principal: mcp.NewPrincipal("ab", "c", nil)}) == positionKey(&mcp.Caller{Principal: mcp.NewPrincipal("a", "bc", nil)}) {
+		t.Error("two subjects have one key")
+	}
+}
+
+func TestParseLSN(t *testing.T) {
+	t.Parallel()
+	if lsn, err := parseLSN([]byte("16/B374D848")); err != nil || lsn != 0x16B374D848 {
+		t.Errorf("%x, %v", lsn, err)
+	}
+	for _, bad := range []string{"", "16", "x/y", "123456789/1"} {
+		if lsn, err := parseLSN([]byte(bad)); err == nil {
+			t.Errorf("%q is %x", bad, lsn)
+		}
+	}
+}
