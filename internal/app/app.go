@@ -57,6 +57,7 @@ type App struct {
 	tags    *cache.Tags // of the process: what a reload brings must know what was changed before it
 	sources sources
 	hub     *hub.Hub
+	bus     *positionBus // nil while no source has replicas, or there is no Redis
 	core    *front.Core
 	health  readiness
 	started config.Config // what cannot change without a restart
@@ -121,6 +122,11 @@ func New(ctx context.Context, opts Options) (*App, error) {
 		return nil, err
 	}
 	a.started = loaded.Config
+	a.onStop(func() { // after the last write
+		if a.bus != nil {
+			a.bus.close()
+		}
+	})
 	keys, err := keyring(loaded)
 	if err != nil {
 		return nil, err
@@ -304,6 +310,9 @@ func (a *App) fill(g *generation, loaded *config.Loaded) (err error) {
 			return fmt.Errorf("source %q: %w", name, err)
 		}
 		g.sources = append(g.sources, s)
+		if err := a.share(s); err != nil {
+			return located(loaded, err)
+		}
 		read, write, replica := roles(cfg)
 		deps.Sources[name] = catalog.Source{Hash: s.hash,
 			Source: observed{s.db, a.metrics.Query(name, read), a.metrics.Query(name, write), a.metrics.Query(name, replica)}}

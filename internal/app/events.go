@@ -99,16 +99,29 @@ func (h *heardChanges) Changed(changes []outbox.Change) {
 		h.g.cache.Heard(slices.Sorted(maps.Keys(tags)))
 	}
 	var events []mcp.Event
+	if len(updates) > 0 {
+		h.behindReplicas()
+	}
 	for _, uri := range slices.Sorted(maps.Keys(updates)) {
 		events = append(events, mcp.Event{Kind: mcp.ResourceUpdated, URI: uri})
 	}
 	h.a.hub.Publish(events...)
 }
 
+// behindReplicas keeps who is told of a change from reading what was there before on a replica.
+func (h *heardChanges) behindReplicas() {
+	for _, s := range h.g.sources {
+		if r, ok := s.db.(sqldb.Replicated); ok && s.name == h.source {
+			r.Missed()
+		}
+	}
+}
+
 // Missed implements outbox.Listener.
 func (h *heardChanges) Missed() {
 	h.a.log.Warn("changes of a source may have been missed: every cached result is void", "source", h.source)
 	h.g.cache.HeardOfAnything()
+	h.behindReplicas()
 	h.a.hub.Publish(mcp.Event{Kind: mcp.ResourcesChanged}, mcp.Event{Kind: mcp.ResourceUpdated})
 }
 

@@ -83,7 +83,7 @@ func newL2(cfg L2Config, client *redis.Client, secret []byte, tags *Tags, count 
 			log.Info("Redis answers in time again")
 		}
 	})
-	l.member = client.Join(l)
+	l.member = client.Join("cache", l)
 	l.done.Go(l.write)
 	l.done.Go(l.pay)
 	return l, nil

@@ -226,7 +226,7 @@ func nodesHistory(t *testing.T, seed uint64, what disturbance, planted bug, leng
 		n.l2.budget = l2Budget
 		if planted == deafness {
 			n.l2.member.Close()
-			n.l2.member = n.client.Join(deaf{})
+			n.l2.member = n.client.Join("cache", deaf{})
 			n.await(t)
 		}
 		nodes = append(nodes, n)

@@ -50,7 +50,7 @@ func (t *tool) run(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
 // execution is a run for a call. What is kept until a write makes it void must hold all that was written before: no replica may have it
 // from before.
 func (t *tool) execution(c *mcp.Call) sqldb.Execution {
-	return sqldb.Execution{Args: c.Args, Deadline: c.Deadline, Caller: &c.Caller, Primary: t.policy.Cacheable && t.policy.Mutable}
+	return sqldb.Execution{Args: c.Args, Deadline: c.Deadline, Caller: &c.Caller, Primary: t.policy.Cacheable && t.policy.Mutable, Everybody: len(t.updates) > 0}
 }
 
 func (t *tool) observe(c *mcp.Call, x *sqldb.Execution) {

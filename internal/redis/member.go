@@ -48,6 +48,7 @@ type Listener interface {
 // was asked for, the member's from before.
 type Member struct {
 	c        *Client
+	group    string // of members that hear each other
 	id       string
 	listener Listener
 	until    atomic.Int64 // the end of the lease, in nanoseconds since base
@@ -77,11 +78,11 @@ type wait struct {
 	news chan struct{} // holds something when got has grown
 }
 
-// Join makes a member that hears of all announcements. Close must be called.
-func (c *Client) Join(l Listener) *Member {
+// Join makes a member of a group that hears of all announcements there. Close must be called.
+func (c *Client) Join(group string, l Listener) *Member {
 	id := make([]byte, 12)
 	_, _ = rand.Read(id) // never fails
-	m := &Member{c: c, id: hex.EncodeToString(id), listener: l, base: time.Now(), tokens: map[string]time.Time{}, waits: map[string]*wait{},
+	m := &Member{c: c, group: group, id: hex.EncodeToString(id), listener: l, base: time.Now(), tokens: map[string]time.Time{}, waits: map[string]*wait{},
 		acks: make(chan string, 1000), running: make(chan struct{}, announcements)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.work.Go(m.listen)
@@ -100,13 +101,15 @@ func (m *Member) Close() {
 	if conn, err := m.c.Conn(); err == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), Lease)
 		defer cancel()
-		conn.Do(ctx, conn.B().Hdel().Key(m.c.SharedKey("members")).Field(m.id).Build())
+		conn.Do(ctx, conn.B().Hdel().Key(m.key("members")).Field(m.id).Build())
 	}
 }
 
-func (m *Member) news() string { return m.c.SharedKey("news") }
+func (m *Member) key(name string) string { return m.c.SharedKey(m.group + ":" + name) }
 
-func (m *Member) mailbox(id string) string { return m.c.SharedKey("to:" + id) }
+func (m *Member) news() string { return m.key("news") }
+
+func (m *Member) mailbox(id string) string { return m.key("to:" + id) }
 
 // publish gives the command that publishes, and how it is read: in a cluster a message keeps its order with scripts only on the
 // server that runs them.
@@ -290,7 +293,7 @@ func (m *Member) renew(ctx context.Context, conn valkey.Client) {
 		m.tokens[token] = asked
 		m.mu.Unlock()
 		within, cancel := context.WithTimeout(ctx, Lease)
-		_ = renewal.Exec(within, conn, []string{m.c.SharedKey("members"), m.RunKey(), m.mailbox(m.id)},
+		_ = renewal.Exec(within, conn, []string{m.key("members"), m.RunKey(), m.mailbox(m.id)},
 			[]string{m.id, strconv.FormatInt(Lease.Microseconds(), 10), publish(conn), token}).Error() // no token comes, then
 		cancel()
 		select {
@@ -302,7 +305,7 @@ func (m *Member) renew(ctx context.Context, conn valkey.Client) {
 }
 
 // RunKey is the key of the name of the server's present life. It is right while any member holds a lease.
-func (m *Member) RunKey() string { return m.c.SharedKey("run") }
+func (m *Member) RunKey() string { return m.key("run") }
 
 // Script is a Lua script that changes shared keys and announces it in the same step.
 type Script struct{ lua *valkey.Lua }
@@ -390,7 +393,7 @@ func (m *Member) announce(ctx context.Context, script *Script, keys, args []stri
 	answer := make(chan valkey.ValkeyResult, 1)
 	go func() { // ends with the connection at the latest; while that is being made, the library does not look at ctx
 		defer func() { <-m.running }()
-		answer <- script.lua.Exec(ctx, conn, append([]string{m.c.SharedKey("members"), m.news()}, keys...),
+		answer <- script.lua.Exec(ctx, conn, append([]string{m.key("members"), m.news()}, keys...),
 			append([]string{publish(conn), message, strconv.FormatInt(forget.Microseconds(), 10), strconv.FormatInt(Lease.Microseconds(), 10)}, args...))
 	}()
 	var reply []valkey.ValkeyMessage

@@ -94,7 +94,7 @@ func open(t *testing.T, s *redistest.Server, change ...func(*Config)) *Client {
 
 func join(t *testing.T, c *Client, h *heard) *Member {
 	t.Helper()
-	m := c.Join(h)
+	m := c.Join("test", h)
 	t.Cleanup(m.Close)
 	holds(t, m, true)
 	return m
@@ -228,7 +228,7 @@ func TestAnnounceAfterAFlush(t *testing.T) {
 			if err := conn.Do(t.Context(), conn.B().Flushall().Build()).Error(); err != nil {
 				t.Fatal(err)
 			}
-			for known != "" && conn.Do(t.Context(), conn.B().Hget().Key(a.c.SharedKey("members")).Field(known).Build()).Error() != nil {
+			for known != "" && conn.Do(t.Context(), conn.B().Hget().Key(a.key("members")).Field(known).Build()).Error() != nil {
 			}
 			if slow = announce(t, a, "1", true) >= Lease; slow {
 				break
@@ -285,7 +285,7 @@ func TestOpenBeforeTheServer(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	var h heard
-	m := c.Join(&h)
+	m := c.Join("test", &h)
 	defer m.Close()
 	if _, err := m.Announce(context.Background(), nothing, nil, nil, "", false); !errors.Is(err, ErrAway) {
 		t.Errorf("got %v", err)

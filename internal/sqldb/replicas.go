@@ -36,8 +36,61 @@ type replicated struct {
 
 	lost atomic.Bool // the primary does not answer: lag cannot be known, and old is better than nothing
 
+	others atomic.Pointer[Others]
+
 	stop context.CancelFunc
 	work sync.WaitGroup
+}
+
+// Others are the other processes that serve the same callers from the same databases.
+type Others interface {
+	// Tell tells them of a caller's position, and returns when all know it that are Sure.
+	Tell(key PositionKey, lsn uint64)
+	// Sure tells whether this process knows all that others have told.
+	Sure() bool
+}
+
+// Replicated is a Source with replicas.
+type Replicated interface {
+	Source
+	// Share lets other processes know of its callers' positions.
+	Share(o Others)
+	// Heard takes a position that another process has told.
+	Heard(key PositionKey, lsn uint64)
+	// Missed says that some may not have been heard.
+	Missed()
+}
+
+// Share implements Replicated.
+func (r *replicated) Share(o Others) { r.others.Store(&o) }
+
+// Heard implements Replicated.
+func (r *replicated) Heard(key PositionKey, lsn uint64) { r.positions.note(key, lsn) }
+
+// Missed implements Replicated.
+func (r *replicated) Missed() { r.positions.miss() }
+
+// wrote notes, here and everywhere, where the log was after a write.
+func (r *replicated) wrote(x *Execution, lsn uint64) {
+	key := Everybody
+	if !x.Everybody {
+		key = positionKey(x.Caller)
+	}
+	r.positions.note(key, lsn)
+	if o := r.others.Load(); o != nil && key != (PositionKey{}) {
+		(*o).Tell(key, lsn)
+	}
+}
+
+// after is what a caller must be able to read.
+func (r *replicated) after(c *mcp.Caller) uint64 {
+	if c == nil {
+		return 0
+	}
+	if o := r.others.Load(); o != nil && !(*o).Sure() {
+		return unknownPosition
+	}
+	return r.positions.of(positionKey(c))
 }
 
 // sample is how far the primary had come at a time.
@@ -119,7 +172,7 @@ func (r *replicated) Compile(spec Spec) (Query, error) {
 	}
 	out := &routedQuery{source: r, Query: q}
 	if spec.Mode == ReadWrite {
-		return &positionedWrite{q, r.positions}, nil
+		return &positionedWrite{q, r}, nil
 	}
 	if q.(*pgQuery).locks { // of the primary's sessions
 		return q, nil
@@ -156,7 +209,7 @@ func (r *replicated) Close() error {
 // positionedWrite notes how far the log is after a write: from then on its caller reads nothing older.
 type positionedWrite struct {
 	Query
-	positions *positions
+	source *replicated
 }
 
 // Run implements Query.
@@ -166,9 +219,9 @@ func (q *positionedWrite) Run(ctx context.Context, dst []byte, x *Execution) ([]
 	switch {
 	case x.Caller == nil:
 	case x.committed > 0:
-		q.positions.note(positionKey(x.Caller), x.committed)
+		q.source.wrote(x, x.committed)
 	case err == nil && !outcome.RolledBack, errors.Is(err, mcp.ErrUnknownFate):
-		q.positions.note(positionKey(x.Caller), unknownPosition) // it may be anywhere
+		q.source.wrote(x, unknownPosition) // it may be anywhere
 	}
 	return out, outcome, err
 }
@@ -185,10 +238,7 @@ func (q *routedQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]byte
 	if x.Primary {
 		return q.Query.Run(ctx, dst, x)
 	}
-	after := uint64(0)
-	if x.Caller != nil {
-		after = q.source.positions.of(positionKey(x.Caller))
-	}
+	after := q.source.after(x.Caller)
 	o, gone := q.source.pick(after, q.source.lost.Load())
 	if o == nil {
 		out, outcome, err := q.Query.Run(ctx, dst, x)
@@ -331,15 +381,18 @@ func (o *replica) in(now time.Time) {
 // The monitor's questions: https://www.postgresql.org/docs/current/functions-admin.html
 const (
 	askPrimary = `SELECT pg_catalog.pg_is_in_recovery(), (SELECT system_identifier FROM pg_catalog.pg_control_system()),
-		CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL ELSE pg_catalog.pg_current_wal_flush_lsn() END`
-	askReplica = `SELECT pg_catalog.pg_is_in_recovery(), (SELECT system_identifier FROM pg_catalog.pg_control_system()), pg_catalog.pg_last_wal_replay_lsn()`
+		CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL ELSE pg_catalog.pg_current_wal_flush_lsn() END,
+		CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL ELSE pg_catalog.pg_current_wal_insert_lsn() END`
+	askReplica = `SELECT pg_catalog.pg_is_in_recovery(), (SELECT system_identifier FROM pg_catalog.pg_control_system()), pg_catalog.pg_last_wal_replay_lsn(), NULL`
 )
 
 // state is a server's answer.
 type serverState struct {
 	recovering bool
 	system     string
-	lsn        uint64
+	lsn        uint64    // flushed, or replayed
+	inserted   uint64    // of a primary
+	asked      time.Time // before it answered
 }
 
 // poll asks a server again and again on a connection of its own, and tells of each answer, or error.
@@ -350,11 +403,13 @@ func (s *postgresSource) poll(ctx context.Context, question string, tell func(se
 		conn, err := s.connect(ctx)
 		for err == nil && ctx.Err() == nil {
 			limited, cancel := context.WithTimeout(ctx, pollLimit)
+			asked := time.Now()
 			results, fault := conn.Exec(limited, question).ReadAll()
 			cancel()
 			var state serverState
 			if err = fault; err == nil {
 				state, err = parseState(results[0].Rows)
+				state.asked = asked
 			}
 			if err == nil {
 				tell(state, nil)
@@ -379,12 +434,15 @@ func (s *postgresSource) poll(ctx context.Context, question string, tell func(se
 }
 
 func parseState(rows [][][]byte) (s serverState, err error) {
-	if len(rows) != 1 || len(rows[0]) != 3 {
+	if len(rows) != 1 || len(rows[0]) != 4 {
 		return s, errors.New("another answer than was asked for")
 	}
 	s.recovering, s.system = string(rows[0][0]) == "t", string(rows[0][1])
 	if rows[0][2] != nil {
 		s.lsn, err = parseLSN(rows[0][2])
+	}
+	if err == nil && rows[0][3] != nil {
+		s.inserted, err = parseLSN(rows[0][3])
 	}
 	return s, err
 }
@@ -397,6 +455,7 @@ func (r *replicated) watchPrimary(ctx context.Context) {
 		if err != nil || s.recovering {
 			return
 		}
+		r.positions.learn(s.asked, s.inserted)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.system = s.system

@@ -139,6 +139,15 @@ func (q rowsOf) set(c *mcp.Caller, id, v int64) error {
 	return err
 }
 
+// others are other processes.
+type others struct {
+	sure atomic.Bool
+	told []PositionKey
+}
+
+func (o *others) Tell(key PositionKey, _ uint64) { o.told = append(o.told, key) }
+func (o *others) Sure() bool                     { return o.sure.Load() }
+
 // Reads are spread over the replicas, writes reach the primary, and what must be new is read there.
 func TestReadsRunOnReplicas(t *testing.T) {
 	s := newReplication(t, nil, nil, nil).open(t)
@@ -167,6 +176,36 @@ func TestReadsRunOnReplicas(t *testing.T) {
 	if err != nil || outcome.Replica != 0 || string(out) != `{"rows":[{"v":7}]}` {
 		t.Errorf("%s on %d, %v", out, outcome.Replica, err)
 	}
+	// Other servers are told, and while they cannot be heard nothing is known of who wrote there.
+	var o others
+	s.Share(&o)
+	if _, on, err := q.get(person("reader"), 1); err != nil || on != 0 {
+		t.Errorf("on %d, %v, while others are not heard", on, err)
+	}
+	o.sure.Store(true)
+	if _, on, err := q.get(person("reader"), 1); err != nil || on == 0 {
+		t.Errorf("on %d, %v, while others are heard", on, err)
+	}
+	for _, c := range []*mcp.Caller{person("writer"), {Principal: mcp.Anonymous}} {
+		if err := q.set(c, 1, 8); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(o.told) != 1 || o.told[0] != positionKey(person("writer")) {
+		t.Errorf("told of %v", o.told)
+	}
+	if _, _, err := q.write.Run(t.Context(), nil, &Execution{Args: ints(1, 9), Caller: person("writer"), Everybody: true}); err != nil {
+		t.Fatal(err)
+	}
+	if v, _, err := q.get(person("another"), 1); err != nil || v != 9 || len(o.told) != 2 || o.told[1] != Everybody {
+		t.Errorf("who was told reads %d, %v; told of %v", v, err, o.told)
+	}
+	s.Heard(positionKey(person("elsewhere")), unknownPosition)
+	if _, on, err := q.get(person("elsewhere"), 1); err != nil || on != 0 {
+		t.Errorf("who wrote elsewhere reads on %d, %v", on, err)
+	}
+	s.Missed()
+	await(t, "the log is known again", func() bool { _, on, err := q.get(person("reader"), 1); return err == nil && on > 0 })
 	// Locks are of one server.
 	lock, err := s.Compile(Spec{Name: "tool", Text: "SELECT pg_try_advisory_lock(1) AS v", MaxRows: 1})
 	if err != nil {
@@ -387,24 +426,37 @@ func TestAnotherServerIsNoReplica(t *testing.T) {
 func TestPositions(t *testing.T) {
 	t.Parallel()
 	p := newPositions()
-	p.note("a", 10)
-	p.note("a", 7)
-	p.note("b", unknownPosition)
-	if p.of("a") != 10 || p.of("b") != unknownPosition || p.of("c") != 0 {
-		t.Errorf("%d, %d and %d", p.of("a"), p.of("b"), p.of("c"))
+	key := func(name string) PositionKey { return positionKey(person(name)) }
+	p.note(key("a"), 10)
+	p.note(key("a"), 7)
+	p.note(key("b"), unknownPosition)
+	if p.of(key("a")) != 10 || p.of(key("b")) != unknownPosition || p.of(key("c")) != 0 {
+		t.Errorf("%d, %d and %d", p.of(key("a")), p.of(key("b")), p.of(key("c")))
+	}
+	// What was missed may be anything until it is known where the log is.
+	p.miss()
+	before := time.Now().Add(-time.Second)
+	if p.learn(before, 4); p.of(key("c")) != unknownPosition {
+		t.Errorf("%d", p.of(key("c")))
+	}
+	if p.learn(time.Now().Add(time.Second), 5); p.of(key("c")) != 5 || p.of(key("a")) != 10 {
+		t.Errorf("%d and %d", p.of(key("c")), p.of(key("a")))
+	}
+	if p.note(Everybody, 6); p.of(key("c")) != 6 {
+		t.Errorf("%d", p.of(key("c")))
 	}
 	for i := range mostPositions {
-		p.note(strconv.Itoa(i), uint64(i%50))
+		p.note(key(strconv.Itoa(i)), uint64(i%50))
 	}
 	if len(p.by) > mostPositions {
 		t.Errorf("%d positions are kept", len(p.by))
 	}
 	// What was forgotten holds for everybody: first that somebody wrote where nobody knows.
-	if p.of("nobody") != unknownPosition {
-		t.Errorf("%d", p.of("nobody"))
+	if p.of(key("nobody")) != unknownPosition {
+		t.Errorf("%d", p.of(key("nobody")))
 	}
 	p.anywhere = time.Time{}
-	if got := p.of("nobody"); got < 10 || got > 50 {
+	if got := p.of(key("nobody")); got < 10 || got > 50 {
 		t.Errorf("%d", got)
 	}
 	alice, bob := person("alice"), person("bob")

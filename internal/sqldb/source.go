@@ -88,6 +88,8 @@ type Execution struct {
 	Confirm func(rows int64) bool
 	// Caller is whose own writes a read must see, where there are replicas; nil for nobody's.
 	Caller *mcp.Caller
+	// Everybody says of a write that others are told of it: they must read it too.
+	Everybody bool
 	// Primary keeps a read from the replicas: what it finds must be as new as all that anybody was told to be written.
 	Primary bool
 	// Progress, where set, is told the number of rows encoded so far, now and then.

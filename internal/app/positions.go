@@ -1,0 +1,166 @@
+package app
+
+import (
+	"context"
+	"encoding/hex"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"millrace/internal/redis"
+	"millrace/internal/sqldb"
+)
+
+// positionBus tells the servers of a deployment how far the log of a source's primary was when a caller wrote, through Redis: a replica
+// shows him nothing older, on whatever server he reads. It is one for the process, and is there once a source has replicas.
+type positionBus struct {
+	client *redis.Client
+	member *redis.Member
+	find   func(source string) []sqldb.Replicated // "" for all
+
+	mu   sync.Mutex // guards owed
+	owed map[string]uint64
+	back chan struct{} // holds something when Redis is heard again
+
+	stop chan struct{}
+	work sync.WaitGroup
+}
+
+// payEvery is how often it is tried to tell what could not be told.
+const payEvery = 250 * time.Millisecond
+
+func newPositionBus(cfg redis.Config, find func(string) []sqldb.Replicated, log *slog.Logger) (*positionBus, error) {
+	client, err := redis.Open(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	b := &positionBus{client: client, find: find, owed: map[string]uint64{}, back: make(chan struct{}, 1), stop: make(chan struct{})}
+	b.member = client.Join("positions", b)
+	b.work.Go(b.pay)
+	return b, nil
+}
+
+func (b *positionBus) close() {
+	close(b.stop)
+	b.work.Wait()
+	b.member.Close()
+	b.client.Close()
+}
+
+// of gives what a source tells others by.
+func (b *positionBus) of(source string) sqldb.Others { return sourcePositions{b, source} }
+
+type sourcePositions struct {
+	*positionBus
+	source string
+}
+
+// Tell implements sqldb.Others.
+func (p sourcePositions) Tell(key sqldb.PositionKey, lsn uint64) {
+	if p.announce(p.source, key, lsn) == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.owed[p.source] = max(p.owed[p.source], lsn)
+}
+
+// Sure implements sqldb.Others.
+func (p sourcePositions) Sure() bool { return p.member.Holds(time.Now()) }
+
+// announcePosition changes nothing: the announcement is all.
+var announcePosition = redis.NewScript("return {}")
+
+func (b *positionBus) announce(source string, key sqldb.PositionKey, lsn uint64) error {
+	ctx, cancel := context.WithTimeout(context.Background(), redis.Lease)
+	defer cancel()
+	_, err := b.member.Announce(ctx, announcePosition, nil, nil, hex.EncodeToString(key[:])+" "+strconv.FormatUint(lsn, 10)+" "+source, true)
+	return err
+}
+
+// pay tells what could not be told as a position that everybody must be able to read.
+func (b *positionBus) pay() {
+	t := time.NewTicker(payEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-b.back:
+		case <-b.stop:
+			return
+		}
+		b.mu.Lock()
+		owed := b.owed
+		b.owed = map[string]uint64{}
+		b.mu.Unlock()
+		for source, lsn := range owed {
+			if b.announce(source, sqldb.Everybody, lsn) != nil {
+				b.mu.Lock()
+				b.owed[source] = max(b.owed[source], lsn)
+				b.mu.Unlock()
+			}
+		}
+	}
+}
+
+// Announced implements redis.Listener.
+func (b *positionBus) Announced(payload string) {
+	text, rest, _ := strings.Cut(payload, " ")
+	number, source, _ := strings.Cut(rest, " ")
+	lsn, err := strconv.ParseUint(number, 10, 64)
+	var key sqldb.PositionKey
+	if raw, fault := hex.DecodeString(text); err != nil || fault != nil || len(raw) != len(key) {
+		b.Missed() // of another version, which knows why
+		return
+	} else {
+		copy(key[:], raw)
+	}
+	for _, s := range b.find(source) {
+		s.Heard(key, lsn)
+	}
+}
+
+// Missed implements redis.Listener.
+func (b *positionBus) Missed() {
+	for _, s := range b.find("") {
+		s.Missed()
+	}
+}
+
+// Back implements redis.Listener.
+func (b *positionBus) Back() {
+	select {
+	case b.back <- struct{}{}:
+	default:
+	}
+}
+
+// share lets other servers know of the positions of a source's callers, where it has replicas and there is Redis.
+func (a *App) share(s *source) error {
+	r, ok := s.db.(sqldb.Replicated)
+	if !ok || len(a.started.Redis.Nodes) == 0 {
+		return nil
+	}
+	if a.bus == nil {
+		var err error
+		if a.bus, err = newPositionBus(a.started.Redis, a.sources.replicated, a.log); err != nil {
+			return err
+		}
+	}
+	r.Share(a.bus.of(s.name))
+	return nil
+}
+
+// replicated gives the open sources of a name that have replicas; "" for all.
+func (s *sources) replicated(name string) (out []sqldb.Replicated) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.open {
+		if r, ok := o.db.(sqldb.Replicated); ok && (name == "" || o.name == name) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
