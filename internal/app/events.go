@@ -112,7 +112,7 @@ func (h *heardChanges) Changed(changes []outbox.Change) {
 func (h *heardChanges) behindReplicas() {
 	for _, s := range h.g.sources {
 		if r, ok := s.db.(sqldb.Replicated); ok && s.name == h.source {
-			r.Missed()
+			r.CatchUp(h.a.ctx)
 		}
 	}
 }

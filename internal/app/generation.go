@@ -112,6 +112,13 @@ func (s *sources) acquire(name string, cfg sqldb.Config) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r, ok := db.(sqldb.Replicated); ok { // what its callers wrote by the one before, and go on to write, they read by this one
+		for _, other := range s.open {
+			if old, ok := other.db.(sqldb.Replicated); ok && other.name == name {
+				r.Inherit(old)
+			}
+		}
+	}
 	o := &source{name: name, hash: hash, db: db, refs: 1}
 	s.open = append(s.open, o)
 	s.metrics.SetSource(name, o.pools)

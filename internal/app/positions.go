@@ -85,11 +85,12 @@ func (b *positionBus) pay() {
 	t := time.NewTicker(payEvery)
 	defer t.Stop()
 	for {
+		last := false
 		select {
 		case <-t.C:
 		case <-b.back:
 		case <-b.stop:
-			return
+			last = true
 		}
 		b.mu.Lock()
 		owed := b.owed
@@ -101,6 +102,9 @@ func (b *positionBus) pay() {
 				b.owed[source] = max(b.owed[source], lsn)
 				b.mu.Unlock()
 			}
+		}
+		if last {
+			return
 		}
 	}
 }

@@ -387,8 +387,8 @@ func (m *Member) announce(ctx context.Context, script *Script, keys, args []stri
 	}
 	select {
 	case m.running <- struct{}{}:
-	default:
-		return nil, nil, false, errBusy
+	case <-ctx.Done():
+		return nil, nil, false, ctx.Err()
 	}
 	answer := make(chan valkey.ValkeyResult, 1)
 	go func() { // ends with the connection at the latest; while that is being made, the library does not look at ctx
@@ -425,9 +425,6 @@ func (m *Member) announce(ctx context.Context, script *Script, keys, args []stri
 	}
 	return out, live, known == 1, nil
 }
-
-// errBusy is of an announcement that found too many others without an answer.
-var errBusy = errors.New("too many announcements have no answer from Redis yet")
 
 // await returns when all of live have acknowledged, each within its time.
 func (m *Member) await(w *wait, live map[string]time.Duration) {

@@ -41,8 +41,11 @@ type PoolConfig struct {
 // The largest pool that is accepted. A larger number is a mistake: the database would spend its time on switching.
 const maxPool = 10_000
 
-// longestLag is the greatest max_lag that is accepted: so long the primary's positions are remembered.
-const longestLag = time.Hour
+// The bounds of max_lag: less cannot be measured, and so long the primary's positions are remembered.
+const (
+	shortestLag = time.Second
+	longestLag  = time.Hour
+)
 
 // shortestLife is the least lifetime of connections that is accepted.
 const shortestLife = 10 * time.Second
@@ -88,8 +91,8 @@ func (c *Config) Validate() conf.Faults {
 	if c.Postgres != nil {
 		fs = append(fs, c.validateReplicas()...)
 	}
-	if c.MaxLag <= 0 || c.MaxLag.Std() > longestLag {
-		add("max_lag", fmt.Sprintf("is %s", c.MaxLag.Std()), fmt.Sprintf("give a duration up to %s, such as 10s", longestLag))
+	if c.MaxLag.Std() < shortestLag || c.MaxLag.Std() > longestLag {
+		add("max_lag", fmt.Sprintf("is %s", c.MaxLag.Std()), fmt.Sprintf("give %s to %s", shortestLag, longestLag))
 	}
 	if c.Pool.Size < 1 || c.Pool.Size > maxPool {
 		add("pool.size", fmt.Sprintf("is %d", c.Pool.Size), fmt.Sprintf("give 1 to %d", maxPool))

@@ -41,6 +41,9 @@ func queryTimeout(source, spec time.Duration) (time.Duration, limit) {
 
 func runBounds(span time.Duration, l limit, x *Execution) bounds {
 	now := time.Now()
+	if !x.began.IsZero() {
+		now = x.began
+	}
 	b := bounds{now.Add(span), span, l}
 	if !x.Deadline.IsZero() && x.Deadline.Before(b.deadline) {
 		b.deadline, b.span, b.limit = x.Deadline, x.Deadline.Sub(now), limitCall

@@ -17,16 +17,20 @@ type positions struct {
 	mu    sync.RWMutex // guards what follows
 	by    map[PositionKey]position
 	floor uint64 // of all that were forgotten
-	// missed is when announcements of others may last have been missed: everybody may have written, up to where the log is then. Zero for
-	// never, or where that has been learned.
+	// missed is when something may last have been written of which the position was not heard: everybody must be able to read it. Zero where
+	// it has been learned since how far the log is.
 	missed time.Time
-	// anywhere is until when everybody may have written something of which the position is not known.
-	anywhere time.Time
+	// logged is how far the log was when it was asked for at asked.
+	logged uint64
+	asked  time.Time
 }
 
+// position is of one caller.
 type position struct {
 	lsn uint64
 	at  time.Time
+	// unknown is when he wrote something of which the position is not known; zero for never, or where it has been learned since.
+	unknown time.Time
 }
 
 const (
@@ -38,7 +42,10 @@ const (
 	unknownFor      = 10 * time.Minute
 )
 
-func newPositions() *positions { return &positions{by: map[PositionKey]position{}} }
+// newPositions knows nothing of what was written before.
+func newPositions() *positions {
+	return &positions{by: map[PositionKey]position{}, missed: time.Now()}
+}
 
 // PositionKey stands for a caller. The zero value is that of all callers of this process that are nobody.
 type PositionKey [16]byte
@@ -59,39 +66,36 @@ func positionKey(c *mcp.Caller) PositionKey {
 	return PositionKey{}
 }
 
-// note keeps a position, if it is the latest of the caller's.
+// note keeps a position. Of two the later one counts.
 func (p *positions) note(key PositionKey, lsn uint64) {
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if key == Everybody {
-		p.raise(position{lsn, now})
-		return
-	}
-	if was, ok := p.by[key]; ok && was.lsn > lsn && !was.over(now) {
-		return
-	}
-	if len(p.by) >= mostPositions {
+	was, ok := p.by[key]
+	if !ok && len(p.by) >= mostPositions {
 		p.forget(now)
 	}
-	p.by[key] = position{lsn, now}
+	was.at = now
+	if lsn == unknownPosition {
+		was.unknown = now
+	} else {
+		was.lsn = max(was.lsn, lsn)
+	}
+	if key == Everybody {
+		p.raise(was)
+	} else {
+		p.by[key] = was
+	}
 }
 
-// over tells whether a position that is not known has been one for long enough.
-func (p position) over(now time.Time) bool {
-	return p.lsn == unknownPosition && now.Sub(p.at) > unknownFor
-}
-
-// forget makes room: the old ones go, or all. p.mu is locked.
+// forget makes room: the old ones go, or all where that is not much. p.mu is locked.
 func (p *positions) forget(now time.Time) {
-	all := true
 	for key, was := range p.by {
-		if was.over(now) || now.Sub(was.at) > keepPosition {
-			all = false
+		if now.Sub(was.at) > keepPosition {
 			p.drop(key, was)
 		}
 	}
-	if all {
+	if len(p.by) > mostPositions*7/8 {
 		for key, was := range p.by {
 			p.drop(key, was)
 		}
@@ -103,12 +107,11 @@ func (p *positions) drop(key PositionKey, was position) {
 	p.raise(was)
 }
 
-// raise makes a position everybody's. p.mu is locked.
+// raise makes a position everybody's. One that is not known is taken for where the log is when it would have been learned. p.mu is locked.
 func (p *positions) raise(was position) {
-	if until := was.at.Add(unknownFor); was.lsn != unknownPosition {
-		p.floor = max(p.floor, was.lsn)
-	} else if until.After(p.anywhere) {
-		p.anywhere = until
+	p.floor = max(p.floor, was.lsn)
+	if until := was.unknown.Add(unknownFor); !was.unknown.IsZero() && until.After(p.missed) {
+		p.missed = until
 	}
 }
 
@@ -116,13 +119,16 @@ func (p *positions) raise(was position) {
 func (p *positions) miss() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.missed = time.Now()
+	if now := time.Now(); now.After(p.missed) {
+		p.missed = now
+	}
 }
 
 // learn takes where the log was when it was asked for at asked: all that was missed before is not behind that.
 func (p *positions) learn(asked time.Time, lsn uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.asked, p.logged = asked, lsn
 	if !p.missed.IsZero() && asked.After(p.missed) {
 		p.missed, p.floor = time.Time{}, max(p.floor, lsn)
 	}
@@ -131,14 +137,22 @@ func (p *positions) learn(asked time.Time, lsn uint64) {
 // of gives what a caller must be able to read: 0 for anything.
 func (p *positions) of(key PositionKey) uint64 {
 	p.mu.RLock()
-	defer p.mu.RUnlock()
 	was, ok := p.by[key]
-	now := time.Now()
+	floor, missed, over := p.floor, !p.missed.IsZero(), p.asked.After(was.unknown.Add(unknownFor))
+	p.mu.RUnlock()
 	switch {
-	case now.Before(p.anywhere), !p.missed.IsZero():
+	case missed, !was.unknown.IsZero() && !over:
 		return unknownPosition
-	case ok && !was.over(now):
-		return max(was.lsn, p.floor)
+	case !ok:
+		return floor
+	case was.unknown.IsZero():
+		return max(was.lsn, floor)
 	}
-	return p.floor
+	p.mu.Lock() // by now it has been written or never will be
+	defer p.mu.Unlock()
+	if now, ok := p.by[key]; ok && now == was {
+		was.lsn, was.unknown = max(was.lsn, p.logged), time.Time{}
+		p.by[key] = was
+	}
+	return max(was.lsn, floor, p.logged)
 }

@@ -42,11 +42,9 @@ type postgresSource struct {
 	config *pgconn.Config
 	pool   *pool[*pgConn]
 	writes *writeGate
-	// positioned asks after each write how far the log has come.
-	positioned bool
-	dial       time.Duration // for opening a connection
-	trips      trips
-	log        *slog.Logger
+	dial   time.Duration // for opening a connection
+	trips  trips
+	log    *slog.Logger
 
 	mu      sync.Mutex        // guards what follows
 	numbers map[string]int    // of the statements, by SQL text: one text is prepared once on each connection
@@ -54,12 +52,11 @@ type postgresSource struct {
 	down    bool              // the last attempt to connect failed: logged once
 }
 
-func newPostgres(name string, cfg Config, log *slog.Logger) (Source, error) {
-	return newServer(name, "primary", cfg, log)
-}
+// primaryRole is that of a server that takes writes.
+const primaryRole = "primary"
 
-// newServer makes the source of one server.
-func newServer(name, role string, cfg Config, log *slog.Logger) (*postgresSource, error) {
+// newServer makes the source of one server. dial is how long opening a connection to it may take.
+func newServer(name, role string, dial time.Duration, cfg Config, log *slog.Logger) (*postgresSource, error) {
 	config, err := parsePostgresURL(cfg.Postgres.Primary)
 	if err != nil {
 		return nil, fmt.Errorf("source %q: postgres.primary is not a connection URL; write postgres://user:password@host:5432/database", name)
@@ -73,7 +70,7 @@ func newServer(name, role string, cfg Config, log *slog.Logger) (*postgresSource
 		f.SetMaxBodyLen(maxMessage)
 		return f
 	}
-	s := &postgresSource{name: name, role: role, dial: connectLimit, cfg: cfg, config: config, log: log, numbers: map[string]int{}, types: map[uint32]pgType{}}
+	s := &postgresSource{name: name, role: role, dial: dial, cfg: cfg, config: config, log: log, numbers: map[string]int{}, types: map[uint32]pgType{}}
 	s.pool = newPool(name, role, cfg.Pool, s.open)
 	s.trips.most, s.trips.wait = min(mostTrips, cfg.Pool.Size), rideWait
 	s.pool.beside = s.trips.look
@@ -94,6 +91,7 @@ type pgConn struct {
 	values    [][]byte                       // of the run's parameters
 	buf       []byte                         // what values point into
 	position  uint64                         // of the log after the write that ended last
+	replayed  uint64                         // of the log on a replica, when it was last asked here: it does not go back while the connection lives
 	bind      pgproto3.Bind                  // the message being sent
 	abandoned bool                           // its socket is closed: no more use
 	looked    time.Time                      // when it was opened, or a write last made sure that it lives
@@ -116,6 +114,7 @@ const (
 	controlPing
 	controlPosition
 	controlReplayed
+	controlBeginReplica
 	controlCount
 )
 
@@ -127,6 +126,8 @@ var controlSQL = [controlCount]string{
 	controlUnlock: "SELECT pg_catalog.pg_advisory_unlock_all()", controlPing: "SELECT 1",
 	// Both servers can prepare both, and each runs its own.
 	controlPosition: "SELECT pg_catalog.pg_current_wal_insert_lsn()", controlReplayed: "SELECT pg_catalog.pg_last_wal_replay_lsn()",
+	// Whatever the default is: a replica has no other that is stricter, and the statement's snapshot must come after what is asked before it.
+	controlBeginReplica: "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ ONLY",
 }
 
 // controlNames are the names under which they are prepared.

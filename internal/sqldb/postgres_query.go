@@ -62,6 +62,9 @@ func (q *pgQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]byte, Ou
 
 // alone runs the statement on a connection of its own.
 func (q *pgQuery) alone(ctx context.Context, dst []byte, x *Execution, b *bounds) ([]byte, Outcome, error) {
+	if err := ctx.Err(); err != nil { // it has waited for others
+		return dst, Outcome{}, err
+	}
 	for try := 0; ; try++ {
 		out, outcome, again, err := q.attempt(ctx, dst, x, b)
 		// Tried again unseen, and once: a plan that the tables have outgrown, a connection that had died while idle, and a
@@ -155,7 +158,7 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 		return out, outcome, false, nil
 	}
 	c.position = 0
-	tag, clean, err := c.endWrite(controlCommit, q.source.positioned)
+	tag, clean, err := c.endWrite(controlCommit, len(q.source.cfg.Postgres.Replicas) > 0)
 	broken = !clean
 	var server *pgconn.PgError
 	switch {
@@ -243,11 +246,12 @@ var errBehind = errors.New("the replica is behind")
 //
 // The messages are written and read one by one, since pgconn's batch allocates for each of its statements: 2 of 46 µs.
 func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution) ([]byte, Outcome, error) {
-	commands := q.sendTransaction(c, st, x.after > 0)
+	asks := x.after > c.replayed
+	commands := q.sendTransaction(c, st, asks)
 	if err := c.sync(); err != nil {
 		return dst, Outcome{}, err
 	}
-	out, outcome, err := q.reply(dst, c, st, x, commands)
+	out, outcome, err := q.reply(dst, c, st, x, commands, asks)
 	if errors.Is(err, errTooMany) {
 		return out, outcome, err
 	}
@@ -272,7 +276,11 @@ func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt, replayed bool) (command
 		c.send(st.description.Name, c.values, st.formats, q.fetch)
 		return 2
 	}
-	c.send(controlNames[controlBeginRead], nil, nil, 0)
+	begin := controlBeginRead
+	if q.source.role != primaryRole {
+		begin = controlBeginReplica
+	}
+	c.send(controlNames[begin], nil, nil, 0)
 	commands = 3
 	if replayed {
 		c.send(controlNames[controlReplayed], nil, nil, 0)
@@ -289,13 +297,13 @@ func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt, replayed bool) (command
 
 // reply reads what the server answers to sendTransaction. After an error from the server it has skipped all that was
 // sent before the next Sync; after any other the connection is abandoned.
-func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, commands int) ([]byte, Outcome, error) {
+func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, commands int, asked bool) ([]byte, Outcome, error) {
 	r := beginRows(dst, q.spec.MaxRows, q.spec.MaxBytes)
 	var outcome Outcome
 	extra := 0     // rows beyond the bounds
 	statement := 1 // its place among the commands
-	behind := x.after > 0
-	if behind {
+	behind := asked
+	if asked {
 		statement = 2
 	}
 	for done := 0; done < commands; {
@@ -305,9 +313,12 @@ func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, command
 		}
 		switch m := message.(type) {
 		case *pgproto3.DataRow:
-			if done == 1 && statement == 2 {
+			if done == 1 && asked {
 				lsn, err := parseLSN(m.Values[0])
-				behind = err != nil || lsn < x.after
+				if err == nil {
+					c.replayed = max(c.replayed, lsn)
+				}
+				behind = lsn < x.after
 			}
 			if done != statement || behind {
 				continue

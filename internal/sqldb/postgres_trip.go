@@ -104,7 +104,7 @@ func (r *rider) free() {
 // shares tells whether a run may share its round trip. A statement that was never measured may be slow.
 func (q *pgQuery) shares(x *Execution) bool {
 	took := q.took.get()
-	if q.spec.Mode != ReadOnly || q.locks || took == 0 || took-q.source.trips.quickest.get() > rideCost || x.Progress != nil || x.after > 0 {
+	if q.spec.Mode != ReadOnly || q.locks || took == 0 || took-q.source.trips.quickest.get() > rideCost || x.Progress != nil {
 		return false
 	}
 	size := 0
@@ -282,6 +282,10 @@ func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool, err
 		}
 		pool.put(c, broken || c.isBroken() || pool.stopped(c) != stopNone)
 	}()
+	if r.x.after > c.replayed { // it must be asked, which is done alone
+		broken = false
+		return false, nil
+	}
 	r.st, err = c.stmt(context.Background(), q)
 	if err == nil {
 		err = q.bind(c, r.st, r.x.Args)
@@ -302,7 +306,7 @@ func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool, err
 	commands := q.sendTransaction(c, r.st, false)
 	for i, other := range r.company {
 		// One whose statement this connection does not know yet, or whose arguments do not fit, runs alone.
-		if other.st = c.known(other.q); other.st == nil || other.q.bind(c, other.st, other.x.Args) != nil {
+		if other.st = c.known(other.q); other.st == nil || other.x.after > c.replayed || other.q.bind(c, other.st, other.x.Args) != nil {
 			r.company[i] = nil
 			other.wake <- wakeAlone
 			continue
@@ -336,7 +340,7 @@ func (c *pgConn) ride(r *rider, commands int) bool {
 	if r.x.Notice != nil {
 		c.notice = r.note
 	}
-	out, outcome, err := r.q.reply(r.dst, c, r.st, r.x, commands)
+	out, outcome, err := r.q.reply(r.dst, c, r.st, r.x, commands, false)
 	if err == nil {
 		r.dst, r.outcome = out, outcome
 		return true

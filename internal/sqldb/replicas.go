@@ -2,11 +2,13 @@ package sqldb
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/bits"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,14 +29,16 @@ import (
 type replicated struct {
 	*postgresSource // the primary
 	replicas        []*replica
-	positions       *positions
+	known           atomic.Pointer[positions]
+	position        Query       // where the log is
+	pages           atomic.Bool // its pages have the usual size
 	maxLag          time.Duration
 
 	mu      sync.Mutex // guards what follows
 	samples []sample   // the primary's positions of late, oldest first
 	system  string     // its system identifier; "" while it is not known
 
-	lost atomic.Bool // the primary does not answer: lag cannot be known, and old is better than nothing
+	lostAt atomic.Int64 // since when the primary does not answer, in nanoseconds since 1970; 0 where it does
 
 	others atomic.Pointer[Others]
 
@@ -44,7 +48,8 @@ type replicated struct {
 
 // Others are the other processes that serve the same callers from the same databases.
 type Others interface {
-	// Tell tells them of a caller's position, and returns when all know it that are Sure.
+	// Tell tells them of a caller's position, and returns when all that are Sure know it; or, where they cannot be told, when those
+	// that cannot hear each other either are not Sure any more: they are told later.
 	Tell(key PositionKey, lsn uint64)
 	// Sure tells whether this process knows all that others have told.
 	Sure() bool
@@ -59,16 +64,43 @@ type Replicated interface {
 	Heard(key PositionKey, lsn uint64)
 	// Missed says that some may not have been heard.
 	Missed()
+	// CatchUp has everybody read all that has been committed by now.
+	CatchUp(ctx context.Context)
+	// Inherit takes over what another of the same primary knows of its callers, and shares it from then on. It is called before the first Run.
+	Inherit(old Replicated)
 }
 
 // Share implements Replicated.
 func (r *replicated) Share(o Others) { r.others.Store(&o) }
 
 // Heard implements Replicated.
-func (r *replicated) Heard(key PositionKey, lsn uint64) { r.positions.note(key, lsn) }
+func (r *replicated) Heard(key PositionKey, lsn uint64) { r.known.Load().note(key, lsn) }
 
 // Missed implements Replicated.
-func (r *replicated) Missed() { r.positions.miss() }
+func (r *replicated) Missed() { r.known.Load().miss() }
+
+// CatchUp implements Replicated.
+func (r *replicated) CatchUp(ctx context.Context) {
+	out, _, err := r.position.Run(ctx, nil, &Execution{Deadline: time.Now().Add(pollLimit)})
+	var got struct{ Rows []struct{ LSN string } }
+	if err != nil || json.Unmarshal(out, &got) != nil || len(got.Rows) != 1 {
+		r.Missed()
+		return
+	}
+	lsn, err := parseLSN([]byte(got.Rows[0].LSN))
+	if err != nil {
+		r.Missed()
+		return
+	}
+	r.Heard(Everybody, r.recordEnd(lsn))
+}
+
+// Inherit implements Replicated.
+func (r *replicated) Inherit(old Replicated) {
+	if o, ok := old.(*replicated); ok && o.cfg.Postgres.Primary == r.cfg.Postgres.Primary {
+		r.known.Store(o.known.Load())
+	}
+}
 
 // wrote notes, here and everywhere, where the log was after a write.
 func (r *replicated) wrote(x *Execution, lsn uint64) {
@@ -76,7 +108,7 @@ func (r *replicated) wrote(x *Execution, lsn uint64) {
 	if !x.Everybody {
 		key = positionKey(x.Caller)
 	}
-	r.positions.note(key, lsn)
+	r.Heard(key, lsn)
 	if o := r.others.Load(); o != nil && key != (PositionKey{}) {
 		(*o).Tell(key, lsn)
 	}
@@ -90,7 +122,7 @@ func (r *replicated) after(c *mcp.Caller) uint64 {
 	if o := r.others.Load(); o != nil && !(*o).Sure() {
 		return unknownPosition
 	}
-	return r.positions.of(positionKey(c))
+	return r.known.Load().of(positionKey(c))
 }
 
 // sample is how far the primary had come at a time.
@@ -108,6 +140,8 @@ const (
 	// A replica that comes back has answered for trustAfter, and gets its whole share of reads over rampOver.
 	trustAfter = 2 * time.Second
 	rampOver   = 10 * time.Second
+	// lostAfter is for how long the primary must be away until lag, which cannot be known without it, keeps no replica from reads.
+	lostAfter  = 2 * time.Second
 	leastShare = 0.1
 	// sameLatency is what tells replicas apart.
 	sameLatency = 500 * time.Microsecond
@@ -134,17 +168,20 @@ type replica struct {
 var errGone = errors.New("the replica has left")
 
 func newReplicated(name string, cfg Config, log *slog.Logger) (Source, error) {
-	s, err := newPostgres(name, cfg, log)
+	primary, err := newServer(name, primaryRole, connectLimit, cfg, log)
 	if err != nil || len(cfg.Postgres.Replicas) == 0 {
-		return s, err
+		return primary, err
 	}
-	primary := s.(*postgresSource)
-	primary.positioned = true
-	r := &replicated{postgresSource: primary, positions: newPositions(), maxLag: cfg.MaxLag.Std()}
+	r := &replicated{postgresSource: primary, maxLag: cfg.MaxLag.Std()}
+	r.known.Store(newPositions())
+	if r.position, err = primary.Compile(Spec{Name: "position", Text: "SELECT CAST(pg_current_wal_insert_lsn() AS text) AS lsn"}); err != nil {
+		primary.Close()
+		return nil, err
+	}
 	for i, url := range cfg.Postgres.Replicas {
 		own := cfg
 		own.Postgres = &PostgresConfig{Primary: url}
-		s, err := newServer(name, fmt.Sprintf("replica%d", i+1), own, log)
+		s, err := newServer(name, fmt.Sprintf("replica%d", i+1), dialReplica, own, log)
 		if err != nil {
 			primary.Close()
 			for _, o := range r.replicas {
@@ -152,7 +189,6 @@ func newReplicated(name string, cfg Config, log *slog.Logger) (Source, error) {
 			}
 			return nil, err
 		}
-		s.dial = dialReplica
 		r.replicas = append(r.replicas, &replica{postgresSource: s, number: i + 1})
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -219,7 +255,7 @@ func (q *positionedWrite) Run(ctx context.Context, dst []byte, x *Execution) ([]
 	switch {
 	case x.Caller == nil:
 	case x.committed > 0:
-		q.source.wrote(x, x.committed)
+		q.source.wrote(x, q.source.recordEnd(x.committed))
 	case err == nil && !outcome.RolledBack, errors.Is(err, mcp.ErrUnknownFate):
 		q.source.wrote(x, unknownPosition) // it may be anywhere
 	}
@@ -238,8 +274,13 @@ func (q *routedQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]byte
 	if x.Primary {
 		return q.Query.Run(ctx, dst, x)
 	}
+	own := *x // all attempts together have its time
+	x, own.began = &own, time.Now()
 	after := q.source.after(x.Caller)
-	o, gone := q.source.pick(after, q.source.lost.Load())
+	o, gone := q.source.pick(after, false)
+	if o == nil && q.source.isLost(own.began) {
+		o, gone = q.source.pick(after, true)
+	}
 	if o == nil {
 		out, outcome, err := q.Query.Run(ctx, dst, x)
 		if !isUnavailable(err) || ctx.Err() != nil {
@@ -251,24 +292,21 @@ func (q *routedQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]byte
 		dst = dst[:len(dst):len(dst)]
 	}
 	out, outcome, err := o.run(ctx, gone, q.on[o.number-1], dst, x, after)
-	if err == nil || ctx.Err() != nil || !q.elsewhere(o, err) {
+	if err == nil || ctx.Err() != nil || !elsewhere(err) {
 		return out, outcome, err
 	}
 	return q.Query.Run(ctx, dst[:len(dst):len(dst)], x)
 }
 
-// elsewhere tells whether an error is the replica's own, so that the primary may do better. One that does not answer leaves.
-func (q *routedQuery) elsewhere(o *replica, err error) bool {
+// elsewhere tells whether an error is the replica's own, so that the primary may do better. Whether it leaves is the monitor's to say.
+func elsewhere(err error) bool {
 	var tool *mcp.ToolError
 	switch {
 	case errors.Is(err, errBehind), errors.Is(err, errGone):
 		return true
 	case !errors.As(err, &tool):
 		return errors.Is(err, context.Canceled) // by its leaving: the caller's own was looked at
-	case tool.Kind == kindUnavailable:
-		o.out("a read found it gone")
-		return true
-	case tool.Kind == kindOverloaded: // its pool, or a conflict of the read with what it replays
+	case tool.Kind == kindUnavailable, tool.Kind == kindOverloaded: // also a conflict of the read with what it replays
 		return true
 	}
 	// What the statement itself did wrong with its arguments the primary would refuse too. A table may not have come yet, and not all works on a replica.
@@ -288,8 +326,9 @@ func (o *replica) run(ctx, gone context.Context, q Query, dst []byte, x *Executi
 	out, outcome, err := q.Run(ctx, dst, &own)
 	took := int64(time.Since(began))
 	o.running.Add(-1)
-	was := o.latency.Load()
-	o.latency.Store(was + (took-was)/16) // of two at the same time one may be lost
+	if was := o.latency.Load(); err == nil { // who refuses at once is not quick
+		o.latency.Store(was + (took-was)/16) // of two at the same time one may be lost
+	}
 	if err != nil && context.Cause(ctx) == errGone {
 		err = errGone
 	}
@@ -300,6 +339,12 @@ func (o *replica) run(ctx, gone context.Context, q Query, dst []byte, x *Executi
 func isUnavailable(err error) bool {
 	var tool *mcp.ToolError
 	return errors.As(err, &tool) && tool.Kind == kindUnavailable
+}
+
+// isLost tells whether the primary has been away for a while.
+func (r *replicated) isLost(now time.Time) bool {
+	since := r.lostAt.Load()
+	return since != 0 && now.Sub(time.Unix(0, since)) > lostAfter
 }
 
 // pick gives the better of two replicas that may serve a read after a position, with what ends when it leaves; nil where there is none. With
@@ -382,8 +427,8 @@ func (o *replica) in(now time.Time) {
 const (
 	askPrimary = `SELECT pg_catalog.pg_is_in_recovery(), (SELECT system_identifier FROM pg_catalog.pg_control_system()),
 		CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL ELSE pg_catalog.pg_current_wal_flush_lsn() END,
-		CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL ELSE pg_catalog.pg_current_wal_insert_lsn() END`
-	askReplica = `SELECT pg_catalog.pg_is_in_recovery(), (SELECT system_identifier FROM pg_catalog.pg_control_system()), pg_catalog.pg_last_wal_replay_lsn(), NULL`
+		CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL ELSE pg_catalog.pg_current_wal_insert_lsn() END, pg_catalog.current_setting('wal_block_size')`
+	askReplica = `SELECT pg_catalog.pg_is_in_recovery(), (SELECT system_identifier FROM pg_catalog.pg_control_system()), pg_catalog.pg_last_wal_replay_lsn(), NULL, NULL`
 )
 
 // state is a server's answer.
@@ -392,6 +437,7 @@ type serverState struct {
 	system     string
 	lsn        uint64    // flushed, or replayed
 	inserted   uint64    // of a primary
+	pages      bool      // its log has pages of the usual size
 	asked      time.Time // before it answered
 }
 
@@ -407,7 +453,9 @@ func (s *postgresSource) poll(ctx context.Context, question string, tell func(se
 			results, fault := conn.Exec(limited, question).ReadAll()
 			cancel()
 			var state serverState
-			if err = fault; err == nil {
+			if err = fault; err == nil && len(results) != 1 {
+				err = errOtherAnswer
+			} else if err == nil {
 				state, err = parseState(results[0].Rows)
 				state.asked = asked
 			}
@@ -433,9 +481,11 @@ func (s *postgresSource) poll(ctx context.Context, question string, tell func(se
 	}
 }
 
+var errOtherAnswer = errors.New("another answer than was asked for")
+
 func parseState(rows [][][]byte) (s serverState, err error) {
-	if len(rows) != 1 || len(rows[0]) != 4 {
-		return s, errors.New("another answer than was asked for")
+	if len(rows) != 1 || len(rows[0]) != 5 {
+		return s, errOtherAnswer
 	}
 	s.recovering, s.system = string(rows[0][0]) == "t", string(rows[0][1])
 	if rows[0][2] != nil {
@@ -444,6 +494,7 @@ func parseState(rows [][][]byte) (s serverState, err error) {
 	if err == nil && rows[0][3] != nil {
 		s.inserted, err = parseLSN(rows[0][3])
 	}
+	s.pages = string(rows[0][4]) == strconv.Itoa(logPage)
 	return s, err
 }
 
@@ -451,15 +502,17 @@ func parseState(rows [][][]byte) (s serverState, err error) {
 func (r *replicated) watchPrimary(ctx context.Context) {
 	r.poll(ctx, askPrimary, func(s serverState, err error) {
 		now := time.Now()
-		r.lost.Store(err != nil || s.recovering)
 		if err != nil || s.recovering {
+			r.lostAt.CompareAndSwap(0, now.UnixNano())
 			return
 		}
-		r.positions.learn(s.asked, s.inserted)
+		r.lostAt.Store(0)
+		r.pages.Store(s.pages)
+		r.known.Load().learn(s.asked, r.recordEnd(s.inserted))
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.system = s.system
-		r.samples = append(r.samples, sample{now, s.lsn})
+		r.samples = append(r.samples, sample{s.asked, s.lsn})
 		old := 0
 		for old < len(r.samples)-1 && now.Sub(r.samples[old+1].at) > r.maxLag+time.Second {
 			old++
@@ -490,7 +543,7 @@ func (r *replicated) watchReplica(ctx context.Context, o *replica) {
 		now := time.Now()
 		switch {
 		case err != nil:
-			o.out("it does not answer")
+			o.out("it does not answer: " + pollFailure(err))
 		case system != "" && s.system != system:
 			o.out("it is no replica of this primary")
 		case !s.recovering:
@@ -502,7 +555,7 @@ func (r *replicated) watchReplica(ctx context.Context, o *replica) {
 			o.latency.CompareAndSwap(was, was-was/8)
 			lag := r.behind(s.lsn, now)
 			o.lag.Store(int64(lag))
-			if far := lag > r.maxLag && !r.lost.Load(); far != slow {
+			if far := lag > r.maxLag && !r.isLost(now); far != slow {
 				slow = far
 				if far {
 					o.log.Warn("a replica is further behind than max_lag, and takes no reads until it is not", "source", o.name, "replica", o.number)
@@ -513,16 +566,43 @@ func (r *replicated) watchReplica(ctx context.Context, o *replica) {
 			o.in(now)
 		}
 	})
-	o.out("the source is closed")
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.since.IsZero() {
+		o.leave(errGone)
+	}
+}
+
+// pollFailure is what of an error may be shown.
+func pollFailure(err error) string {
+	var tool *mcp.ToolError
+	if errors.As(err, &tool) && tool.Cause != nil {
+		return tool.Cause.Error()
+	}
+	return connectFailure(err).Error()
+}
+
+// logPage is the usual size of a page of the log, whose header has 24 bytes, or 40 on the first of a segment.
+const logPage = 8192
+
+// recordEnd gives where the last record ends before a place at which the next one may begin: at the end of a page the primary says that it
+// is behind the next page's header, which no replica reaches before there is something on it.
+func (r *replicated) recordEnd(lsn uint64) uint64 {
+	if header := lsn % logPage; r.pages.Load() && (header == 24 || header == 40) {
+		return lsn - header
+	}
+	return lsn
 }
 
 // parseLSN reads a position in PostgreSQL's log.
 func parseLSN(text []byte) (uint64, error) {
-	var high, low uint32
-	if n, err := fmt.Sscanf(string(text), "%X/%X", &high, &low); err != nil || n != 2 {
+	first, second, _ := strings.Cut(string(text), "/")
+	high, err := strconv.ParseUint(first, 16, 32)
+	low, err2 := strconv.ParseUint(second, 16, 32)
+	if err != nil || err2 != nil {
 		return 0, fmt.Errorf("%.40q is no position of the log", text)
 	}
-	return uint64(high)<<32 | uint64(low), nil
+	return high<<32 | low, nil
 }
 
 // validateReplicas gives the faults of `replicas:`.

@@ -427,24 +427,39 @@ func TestPositions(t *testing.T) {
 	t.Parallel()
 	p := newPositions()
 	key := func(name string) PositionKey { return positionKey(person(name)) }
+	is := func(name string, want uint64) {
+		t.Helper()
+		if got := p.of(key(name)); got != want {
+			t.Errorf("%s must read up to %d, want %d", name, got, want)
+		}
+	}
+	// Nothing is known of what was written before, or missed, until it is known where the log is.
+	now := time.Now()
+	is("a", unknownPosition)
+	p.learn(now.Add(-time.Second), 4)
+	is("a", unknownPosition)
+	now = now.Add(time.Second)
+	p.learn(now, 5)
+	is("a", 5)
 	p.note(key("a"), 10)
 	p.note(key("a"), 7)
 	p.note(key("b"), unknownPosition)
-	if p.of(key("a")) != 10 || p.of(key("b")) != unknownPosition || p.of(key("c")) != 0 {
-		t.Errorf("%d, %d and %d", p.of(key("a")), p.of(key("b")), p.of(key("c")))
-	}
-	// What was missed may be anything until it is known where the log is.
-	p.miss()
-	before := time.Now().Add(-time.Second)
-	if p.learn(before, 4); p.of(key("c")) != unknownPosition {
-		t.Errorf("%d", p.of(key("c")))
-	}
-	if p.learn(time.Now().Add(time.Second), 5); p.of(key("c")) != 5 || p.of(key("a")) != 10 {
-		t.Errorf("%d and %d", p.of(key("c")), p.of(key("a")))
-	}
-	if p.note(Everybody, 6); p.of(key("c")) != 6 {
-		t.Errorf("%d", p.of(key("c")))
-	}
+	is("a", 10)
+	is("b", unknownPosition)
+	is("c", 5)
+	// A write of which the position is not known hides none that is.
+	p.note(key("b"), 12)
+	is("b", unknownPosition)
+	p.learn(now.Add(unknownFor-10*time.Second), 11)
+	is("b", unknownPosition)
+	now = now.Add(unknownFor + 2*time.Second)
+	p.learn(now, 14)
+	is("b", 14)
+	p.note(key("b"), 13)
+	is("b", 14)
+	p.note(Everybody, 6)
+	is("c", 6)
+	p.note(key("late"), unknownPosition)
 	for i := range mostPositions {
 		p.note(key(strconv.Itoa(i)), uint64(i%50))
 	}
@@ -452,11 +467,9 @@ func TestPositions(t *testing.T) {
 		t.Errorf("%d positions are kept", len(p.by))
 	}
 	// What was forgotten holds for everybody: first that somebody wrote where nobody knows.
-	if p.of(key("nobody")) != unknownPosition {
-		t.Errorf("%d", p.of(key("nobody")))
-	}
-	p.anywhere = time.Time{}
-	if got := p.of(key("nobody")); got < 10 || got > 50 {
+	is("nobody", unknownPosition)
+	p.learn(now.Add(unknownFor+time.Minute), 40)
+	if got := p.of(key("nobody")); got < 40 || got > 50 {
 		t.Errorf("%d", got)
 	}
 	alice, bob := person("alice"), person("bob")

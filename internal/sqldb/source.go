@@ -97,8 +97,9 @@ type Execution struct {
 	// Notice, where set, is told what the database says beside its rows (RAISE NOTICE).
 	Notice func(severity, message string)
 
-	after     uint64 // a read on a replica that has not replayed the log up to there gives errBehind
-	committed uint64 // where the log was after the commit, on a source that asks; 0 where that is not known
+	began     time.Time // of the first attempt, where there may be several; zero for now
+	after     uint64    // a read on a replica that has not replayed the log up to there gives errBehind
+	committed uint64    // where the log was after the commit, on a source that asks; 0 where that is not known
 }
 
 // Outcome says what a run did.
