@@ -76,6 +76,11 @@ soak: ## look for SOAKTIME (10m) for a history of concurrent calls that the cach
 	@scripts/setup test
 	go test ./internal/cache -run '^TestHistories(OfNodes)?$$' -count=1 -v -timeout 0 -cache.histories=$(SOAKTIME) -cache.nodes=$(SOAKTIME)
 
+.PHONY: replicas
+replicas: ## 50,000 reads and writes of callers on three servers, over replicas that are 2 s behind: nobody reads less than what he wrote
+	@scripts/setup test
+	go test ./internal/app -run '^TestOwnWritesOnThreeServers$$' -count=1 -v -timeout 30m -app.mixed=50000
+
 .PHONY: release
 release: ## build static binaries for linux and darwin, amd64 and arm64, with checksums, into dist/
 	@scripts/setup run

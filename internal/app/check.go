@@ -55,6 +55,19 @@ func Check(ctx context.Context, file string, connect bool) (conf.Faults, error) 
 		for name, err := range down {
 			faults = append(faults, faultAt(loaded, conf.Key("sources", name), err, "see that the database is up and the address right")...)
 		}
+		for name, s := range deps.Sources {
+			r, ok := s.Source.(sqldb.Replicated)
+			if !ok || down[name] != nil {
+				continue
+			}
+			within, cancel := context.WithTimeout(ctx, 5*time.Second)
+			for i, err := range r.CheckReplicas(within) {
+				if err != nil {
+					faults = append(faults, faultAt(loaded, conf.Index(conf.Key("sources", name)+".postgres.replicas", i), err, "see that the replica is up and the address right")...)
+				}
+			}
+			cancel()
+		}
 		if len(loaded.Redis.Nodes) > 0 && len(loaded.Redis.Validate()) == 0 {
 			if err := redisAnswers(ctx, loaded.Redis); err != nil {
 				faults = append(faults, faultAt(loaded, "redis.nodes", err, "see that Redis is up, and the addresses and the password right")...)

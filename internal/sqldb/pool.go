@@ -64,8 +64,9 @@ type pool[C pooled] struct {
 	check    func(C) error // where set, tells whether an idle connection lives
 	beside   func()        // where set, called at each look; it goes on while a connection is in use or being opened
 
-	stop chan struct{} // closed by close
-	wg   sync.WaitGroup
+	stop    chan struct{} // closed by close
+	wg      sync.WaitGroup
+	keeping sync.Once
 
 	mu       sync.Mutex // guards what follows, and the place of every connection
 	all      []C
@@ -202,6 +203,7 @@ func (p *pool[C]) getSlow(run lease) (C, error) {
 	case p.mayOpen():
 		p.opening++
 		p.watch()
+		p.keep()
 		p.mu.Unlock()
 		return p.openOne(run)
 	case len(p.waiters) >= max(leastWaiters, waitersEach*(p.size+p.overflow)):

@@ -15,11 +15,14 @@ const (
 // together.
 const lifeJitter = 0.1
 
-// keep looks after the idle connections until the pool is closed, where its configuration asks for that.
+// keep looks after the idle connections from now on, until the pool is closed, where its configuration asks for that. Until somebody uses the
+// source nothing is opened: a configuration that is only checked has one too.
 func (p *pool[C]) keep() {
-	if p.minIdle > 0 || p.life > 0 || p.check != nil {
-		p.wg.Go(p.keepLoop)
-	}
+	p.keeping.Do(func() {
+		if p.minIdle > 0 || p.life > 0 || p.check != nil {
+			p.wg.Go(p.keepLoop)
+		}
+	})
 }
 
 func (p *pool[C]) keepLoop() {

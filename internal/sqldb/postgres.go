@@ -76,7 +76,6 @@ func newServer(name, role string, dial time.Duration, cfg Config, log *slog.Logg
 	s.pool.beside = s.trips.look
 	s.pool.check = func(c *pgConn) error { return c.run(controlPing) }
 	s.writes = newWriteGate(name, cfg)
-	s.pool.keep()
 	return s, nil
 }
 
@@ -284,6 +283,7 @@ func (s *postgresSource) Compile(spec Spec) (Query, error) {
 
 // Ping implements Source.
 func (s *postgresSource) Ping(ctx context.Context) error {
+	s.pool.keep()
 	c, err := s.pool.get(ctx, time.Now().Add(min(s.cfg.QueryTimeout.Std(), connectLimit)))
 	if err != nil {
 		return err

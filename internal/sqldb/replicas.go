@@ -42,8 +42,10 @@ type replicated struct {
 
 	others atomic.Pointer[Others]
 
-	stop context.CancelFunc
-	work sync.WaitGroup
+	begun sync.Once
+	ctx   context.Context // of the work
+	stop  context.CancelFunc
+	work  sync.WaitGroup
 }
 
 // Others are the other processes that serve the same callers from the same databases.
@@ -64,6 +66,8 @@ type Replicated interface {
 	Heard(key PositionKey, lsn uint64)
 	// Missed says that some may not have been heard.
 	Missed()
+	// CheckReplicas asks each replica once whether it is one, and gives what is wrong with each, nil for nothing.
+	CheckReplicas(ctx context.Context) []error
 	// CatchUp has everybody read all that has been committed by now.
 	CatchUp(ctx context.Context)
 	// Inherit takes over what another of the same primary knows of its callers, and shares it from then on. It is called before the first Run.
@@ -191,13 +195,58 @@ func newReplicated(name string, cfg Config, log *slog.Logger) (Source, error) {
 		}
 		r.replicas = append(r.replicas, &replica{postgresSource: s, number: i + 1})
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	r.stop = cancel
-	r.work.Go(func() { r.watchPrimary(ctx) })
-	for _, o := range r.replicas {
-		r.work.Go(func() { r.watchReplica(ctx, o) })
-	}
+	r.ctx, r.stop = context.WithCancel(context.Background())
 	return r, nil
+}
+
+// begin looks after the servers from now on: a source that nobody uses connects to none.
+func (r *replicated) begin() {
+	r.begun.Do(func() {
+		r.work.Go(func() { r.watchPrimary(r.ctx) })
+		for _, o := range r.replicas {
+			r.work.Go(func() { r.watchReplica(r.ctx, o) })
+		}
+	})
+}
+
+// Ping implements Source: it is the primary's answer.
+func (r *replicated) Ping(ctx context.Context) error {
+	r.begin()
+	return r.postgresSource.Ping(ctx)
+}
+
+// CheckReplicas implements Replicated.
+func (r *replicated) CheckReplicas(ctx context.Context) []error {
+	out := make([]error, len(r.replicas))
+	primary, err := r.ask(ctx, askPrimary)
+	if err != nil {
+		return out // which is told of the primary
+	}
+	var wg sync.WaitGroup
+	for i, o := range r.replicas {
+		wg.Go(func() {
+			switch s, err := o.ask(ctx, askReplica); {
+			case err != nil:
+				out[i] = errors.New("it does not answer: " + pollFailure(err))
+			case s.system != primary.system:
+				out[i] = errors.New("it is no replica of this primary")
+			case !s.recovering:
+				out[i] = errors.New("it is a primary by itself")
+			}
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+// ask asks a server once.
+func (s *postgresSource) ask(ctx context.Context, question string) (serverState, error) {
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return serverState{}, err
+	}
+	defer goodbye(conn)
+	return answer(ctx, conn, question)
 }
 
 // Compile implements Source.
@@ -250,6 +299,7 @@ type positionedWrite struct {
 
 // Run implements Query.
 func (q *positionedWrite) Run(ctx context.Context, dst []byte, x *Execution) ([]byte, Outcome, error) {
+	q.source.begin()
 	x.committed = 0
 	out, outcome, err := q.Query.Run(ctx, dst, x)
 	switch {
@@ -271,6 +321,7 @@ type routedQuery struct {
 
 // Run implements Query.
 func (q *routedQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]byte, Outcome, error) {
+	q.source.begin()
 	if x.Primary {
 		return q.Query.Run(ctx, dst, x)
 	}
@@ -449,16 +500,9 @@ func (s *postgresSource) poll(ctx context.Context, question string, tell func(se
 		conn, err := s.connect(ctx)
 		for err == nil && ctx.Err() == nil {
 			limited, cancel := context.WithTimeout(ctx, pollLimit)
-			asked := time.Now()
-			results, fault := conn.Exec(limited, question).ReadAll()
-			cancel()
 			var state serverState
-			if err = fault; err == nil && len(results) != 1 {
-				err = errOtherAnswer
-			} else if err == nil {
-				state, err = parseState(results[0].Rows)
-				state.asked = asked
-			}
+			state, err = answer(limited, conn, question)
+			cancel()
 			if err == nil {
 				tell(state, nil)
 				select {
@@ -479,6 +523,21 @@ func (s *postgresSource) poll(ctx context.Context, question string, tell func(se
 		case <-ctx.Done():
 		}
 	}
+}
+
+// answer asks on a connection.
+func answer(ctx context.Context, conn *pgconn.PgConn, question string) (serverState, error) {
+	asked := time.Now()
+	results, err := conn.Exec(ctx, question).ReadAll()
+	if err != nil {
+		return serverState{}, err
+	}
+	if len(results) != 1 {
+		return serverState{}, errOtherAnswer
+	}
+	s, err := parseState(results[0].Rows)
+	s.asked = asked
+	return s, err
 }
 
 var errOtherAnswer = errors.New("another answer than was asked for")

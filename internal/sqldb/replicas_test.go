@@ -65,6 +65,9 @@ func (r *replication) open(t *testing.T, change ...func(*Config)) *replicated {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	out := s.(*replicated)
+	if err := s.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	for _, o := range out.replicas {
 		out.awaitServing(t, o, true)
 	}
@@ -410,6 +413,10 @@ func TestAnotherServerIsNoReplica(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = opened.Close() })
 	s := opened.(*replicated)
+	faults := s.CheckReplicas(t.Context())
+	if err := s.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	for i, want := range []string{"it is no replica of this primary", "it is a primary by itself"} {
 		o := s.replicas[i]
 		await(t, want, func() bool {
@@ -417,6 +424,9 @@ func TestAnotherServerIsNoReplica(t *testing.T) {
 			defer o.mu.Unlock()
 			return o.why == want
 		})
+		if faults[i] == nil || faults[i].Error() != want {
+			t.Errorf("checked: %v", faults[i])
+		}
 	}
 	if _, on, err := compileRows(t, s).get(person("reader"), 1); err != nil || on != 0 {
 		t.Errorf("on %d, %v", on, err)

@@ -31,7 +31,6 @@ func newSQLite(name string, cfg Config, log *slog.Logger) *sqliteSource {
 	s := &sqliteSource{name: name, cfg: cfg, numbers: map[string]int{}, log: log}
 	s.readers = newPool(name, "reader", cfg.Pool, func(context.Context, time.Time) (*sqliteConn, error) { return s.open(ReadOnly) })
 	one := PoolConfig{Size: 1, Wait: cfg.Pool.Wait}
-	s.readers.keep()
 	s.writer = newPool(name, "writer", one, func(context.Context, time.Time) (*sqliteConn, error) { return s.open(ReadWrite) })
 	return s
 }
@@ -85,6 +84,7 @@ func (s *sqliteSource) Compile(spec Spec) (Query, error) {
 
 // Ping implements Source.
 func (s *sqliteSource) Ping(ctx context.Context) error {
+	s.readers.keep()
 	c, err := s.readers.get(ctx, time.Now().Add(s.cfg.QueryTimeout.Std()))
 	if err != nil {
 		return err
