@@ -123,10 +123,11 @@ func (r *replicated) after(c *mcp.Caller) uint64 {
 	if c == nil {
 		return 0
 	}
-	if o := r.others.Load(); o != nil && !(*o).Sure() {
+	key := positionKey(c)
+	if o := r.others.Load(); o != nil && key != (PositionKey{}) && !(*o).Sure() {
 		return unknownPosition
 	}
-	return r.known.Load().of(positionKey(c))
+	return r.known.Load().of(key)
 }
 
 // sample is how far the primary had come at a time.
