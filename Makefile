@@ -31,6 +31,7 @@ build: ## build .build/millrace
 	@scripts/setup run
 	go build -trimpath -ldflags '$(LDFLAGS)' -o .build/millrace ./cmd/millrace
 
+# One package at a time: leases of a tenth of a second, and servers of their own, bear no more at once on two cores.
 .PHONY: test
 test: peers ## run every test: this module's, bench's and e2e's with their real peers
 	@scripts/setup test
@@ -38,7 +39,7 @@ test: peers ## run every test: this module's, bench's and e2e's with their real 
 		echo "test: $$m"; \
 		flags='$(TESTFLAGS)'; \
 		case $$m in e2e) flags="$$flags -count=1";; esac; \
-		go -C $$m test -timeout 10m $$flags ./...; \
+		go -C $$m test -p 1 -timeout 10m $$flags ./...; \
 	done
 
 .PHONY: check
@@ -59,7 +60,7 @@ check: ## check format, vet, staticcheck and layers, then run the tests with the
 	@echo "check: layers"
 	@go test -count=1 .
 	@echo "check: tests with the race detector"
-	@go test -race -timeout 15m ./...
+	@go test -p 1 -race -timeout 15m ./...
 
 .PHONY: bench
 bench: ## measure Millrace beside its peers and print one table; ARGS are the bench's own
