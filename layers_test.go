@@ -23,9 +23,10 @@ var levels = map[string]int{
 	"internal/mcp":       0,
 	"internal/conf":      0,
 	"internal/telemetry": 0,
-	"internal/proc":      0,
+	"internal/proc":      -1, // below the servers of tests, which end with the test
 	"internal/schema":    0,
 	"internal/pgtest":    0,
+	"internal/polltest":  0,
 	"internal/redistest": 0,
 	"internal/client":    1,
 	"internal/sqldb":     1,
@@ -158,7 +159,7 @@ func family(dir string) string {
 }
 
 var (
-	rowPattern     = regexp.MustCompile("(?m)^\\| *([0-9]+) *\\| *`([a-z/]+)` *\\|")
+	rowPattern     = regexp.MustCompile("(?m)^\\| *(-?[0-9]+) *\\| *`([a-z/]+)` *\\|")
 	requirePattern = regexp.MustCompile(`(?m)^(?:require)?[ \t]+([^\s(]+\.[^\s(]+)[ \t]+v\S+[ \t]*(//.*)?$`)
 )
 

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 	"zombiezen.com/go/sqlite"
@@ -22,6 +21,7 @@ import (
 
 	"millrace/internal/config"
 	"millrace/internal/mcp"
+	"millrace/internal/polltest"
 )
 
 func TestMain(m *testing.M) {
@@ -117,11 +117,12 @@ func (r *running) edit(old, new string) {
 
 func (r *running) await(what string, ok func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			r.t.Fatalf("no %s\n%s", what, r.log)
+	defer func() {
+		if r.t.Failed() {
+			r.t.Log(r.log.String())
 		}
-	}
+	}()
+	polltest.Until(r.t, what, ok)
 }
 
 func (r *running) ready() int {

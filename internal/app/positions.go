@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"log/slog"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,31 +21,21 @@ type positionBus struct {
 	member *redis.Member
 	find   func(source string) []sqldb.Replicated // "" for all
 
-	mu   sync.Mutex // guards owed
-	owed map[string]uint64
-	back chan struct{} // holds something when Redis is heard again
-
-	stop chan struct{}
-	work sync.WaitGroup
+	mu   sync.Mutex        // guards owed
+	owed map[string]uint64 // positions that could not be told, by source
 }
-
-// payEvery is how often it is tried to tell what could not be told.
-const payEvery = 250 * time.Millisecond
 
 func newPositionBus(cfg redis.Config, find func(string) []sqldb.Replicated, log *slog.Logger) (*positionBus, error) {
 	client, err := redis.Open(cfg, log)
 	if err != nil {
 		return nil, err
 	}
-	b := &positionBus{client: client, find: find, owed: map[string]uint64{}, back: make(chan struct{}, 1), stop: make(chan struct{})}
+	b := &positionBus{client: client, find: find, owed: map[string]uint64{}}
 	b.member = client.Join("positions", b)
-	b.work.Go(b.pay)
 	return b, nil
 }
 
 func (b *positionBus) close() {
-	close(b.stop)
-	b.work.Wait()
 	b.member.Close()
 	b.client.Close()
 }
@@ -59,12 +50,15 @@ type sourcePositions struct {
 
 // Tell implements sqldb.Others.
 func (p sourcePositions) Tell(key sqldb.PositionKey, lsn uint64) {
-	if p.announce(p.source, key, lsn) == nil {
-		return
+	if p.announce(p.source, key, lsn) != nil {
+		p.owe(p.source, lsn)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.owed[p.source] = max(p.owed[p.source], lsn)
+}
+
+func (b *positionBus) owe(source string, lsn uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.owed[source] = max(b.owed[source], lsn)
 }
 
 // Sure implements sqldb.Others.
@@ -80,32 +74,27 @@ func (b *positionBus) announce(source string, key sqldb.PositionKey, lsn uint64)
 	return err
 }
 
-// pay tells what could not be told as a position that everybody must be able to read.
-func (b *positionBus) pay() {
-	t := time.NewTicker(payEvery)
-	defer t.Stop()
-	for {
-		last := false
-		select {
-		case <-t.C:
-		case <-b.back:
-		case <-b.stop:
-			last = true
-		}
-		b.mu.Lock()
-		owed := b.owed
-		b.owed = map[string]uint64{}
-		b.mu.Unlock()
-		for source, lsn := range owed {
-			if b.announce(source, sqldb.Everybody, lsn) != nil {
-				b.mu.Lock()
-				b.owed[source] = max(b.owed[source], lsn)
-				b.mu.Unlock()
-			}
-		}
-		if last {
+// Owes implements redis.Listener.
+func (b *positionBus) Owes() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.owed) > 0
+}
+
+// Pay tells what could not be told as positions that everybody must be able to read, until one cannot be told.
+func (b *positionBus) Pay() {
+	b.mu.Lock()
+	owed := maps.Clone(b.owed)
+	b.mu.Unlock()
+	for source, lsn := range owed {
+		if b.announce(source, sqldb.Everybody, lsn) != nil {
 			return
 		}
+		b.mu.Lock()
+		if b.owed[source] <= lsn {
+			delete(b.owed, source)
+		}
+		b.mu.Unlock()
 	}
 }
 
@@ -130,14 +119,6 @@ func (b *positionBus) Announced(payload string) {
 func (b *positionBus) Missed() {
 	for _, s := range b.find("") {
 		s.Missed()
-	}
-}
-
-// Back implements redis.Listener.
-func (b *positionBus) Back() {
-	select {
-	case b.back <- struct{}{}:
-	default:
 	}
 }
 

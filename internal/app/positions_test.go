@@ -5,8 +5,8 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
-	"time"
 
+	"millrace/internal/polltest"
 	"millrace/internal/redis"
 	"millrace/internal/redistest"
 	"millrace/internal/sqldb"
@@ -73,17 +73,9 @@ func TestPositionsReachOtherServers(t *testing.T) {
 		t.Cleanup(b.close)
 		return b, sources
 	}
-	until := func(what string, is func() bool) {
-		t.Helper()
-		for over := time.Now().Add(20 * time.Second); !is(); time.Sleep(time.Millisecond) {
-			if time.Now().After(over) {
-				t.Fatal("not within 20 s: " + what)
-			}
-		}
-	}
 	a, own := open("shop")
 	b, theirs := open("shop", "other source")
-	until("both hold leases", func() bool { return a.of("shop").Sure() && b.of("shop").Sure() })
+	polltest.Until(t, "both hold leases", func() bool { return a.of("shop").Sure() && b.of("shop").Sure() })
 	key := sqldb.PositionKey{1, 2}
 	for n := range uint64(50) {
 		a.of("other source").Tell(key, n)
@@ -99,13 +91,13 @@ func TestPositionsReachOtherServers(t *testing.T) {
 		t.Error("another source heard it, or the one who told")
 	}
 	s.Kill()
-	until("neither is sure", func() bool { return !a.of("shop").Sure() && !b.of("shop").Sure() })
+	polltest.Until(t, "neither is sure", func() bool { return !a.of("shop").Sure() && !b.of("shop").Sure() })
 	a.of("shop").Tell(key, 7)
 	a.of("shop").Tell(key, 5)
 	if err := s.Start(); err != nil {
 		t.Fatal(err)
 	}
-	until("what was owed is told, and both hold leases", func() bool {
+	polltest.Until(t, "what was owed is told, and both hold leases", func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		return len(a.owed) == 0 && a.of("shop").Sure() && b.of("shop").Sure()

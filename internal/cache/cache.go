@@ -552,7 +552,7 @@ func (c *Cache) Heard(tags []string) {
 
 // Owes tells whether a level that outlives the process could not be told yet of something that was made void.
 func (c *Cache) Owes() bool {
-	return c.l2 != nil && c.tags.debts.due.Load() || c.l3 != nil && c.l3.owes()
+	return c.l2 != nil && c.l2.Owes() || c.l3 != nil && c.l3.owes()
 }
 
 // HeardOfAnything makes void every result: others may have changed anything.

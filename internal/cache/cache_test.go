@@ -22,9 +22,19 @@ import (
 type counts struct {
 	n           [EventCount]atomic.Int64
 	looks, aged atomic.Int64
+	told        atomic.Pointer[chan Event] // hears of each event for which it has room; nil for nobody
 }
 
-func (c *counts) Count(e Event)        { c.n[e].Add(1) }
+func (c *counts) Count(e Event) {
+	c.n[e].Add(1)
+	if told := c.told.Load(); told != nil {
+		select {
+		case *told <- e:
+		default:
+		}
+	}
+}
+
 func (c *counts) Looked(time.Duration) { c.looks.Add(1) }
 func (c *counts) Aged(time.Duration)   { c.aged.Add(1) }
 func (c *counts) of(e Event) int64     { return c.n[e].Load() }

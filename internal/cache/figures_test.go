@@ -18,6 +18,7 @@ import (
 	"github.com/maypok86/otter/v2"
 
 	"millrace/internal/mcp"
+	"millrace/internal/polltest"
 	"millrace/internal/redistest"
 	"millrace/internal/sqldb"
 )
@@ -33,10 +34,7 @@ func BenchmarkL2Look(b *testing.B) {
 	n := (&deployment{addr: s.Addr(), prefix: "b"}).start(b)
 	db := &table{rows: map[int64]int64{1: 10}}
 	call := reading(1)
-	if _, err := n.Middleware(db.read)(b.Context(), call); err != nil {
-		b.Fatal(err)
-	}
-	n.filled(b, 1)
+	n.keeps(b, db.read, 1)
 	key, tags := string(call.Key()), n.tagsOf(call)
 	for _, callers := range []int{1, 64} {
 		name := "alone"
@@ -232,7 +230,7 @@ func boundOf(t *testing.T, s *redistest.Server, c *node) int {
 			t.Fatal(err)
 		}
 	}
-	c.filled(t, sample)
+	polltest.Until(t, "all fills", func() bool { return c.n2.of(Filled) == sample })
 	return before + 100_000*(used()-before)/sample
 }
 

@@ -39,7 +39,6 @@ type L2 struct {
 	queue  chan l2Put
 	queued atomic.Int64 // bytes in it
 
-	back chan struct{} // holds something when the servers are heard again
 	stop chan struct{}
 	done sync.WaitGroup
 }
@@ -61,7 +60,6 @@ const (
 	l2Time   = time.Second           // for a pipeline behind the answers
 	l2Entry  = 1 << 20               // the largest entry
 	l2Flight = time.Second           // of a flight's lease
-	l2Pay    = 250 * time.Millisecond
 	// l2Skew is how far this process's clock may be from the server's.
 	l2Skew = time.Minute
 )
@@ -71,7 +69,7 @@ func newL2(cfg L2Config, client *redis.Client, secret []byte, tags *Tags, count 
 	if err != nil {
 		return nil, err
 	}
-	l := &L2{cfg: cfg, client: client, seal: s, tags: tags, log: log, count: count, budget: l2Budget, flight: l2Flight, queue: make(chan l2Put, l2Queue), back: make(chan struct{}, 1), stop: make(chan struct{})}
+	l := &L2{cfg: cfg, client: client, seal: s, tags: tags, log: log, count: count, budget: l2Budget, flight: l2Flight, queue: make(chan l2Put, l2Queue), stop: make(chan struct{})}
 	slow := false // the breaker tells of its states one after the other
 	l.worth = newBreaker(func(state circuitbreaker.State) {
 		switch {
@@ -85,7 +83,6 @@ func newL2(cfg L2Config, client *redis.Client, secret []byte, tags *Tags, count 
 	})
 	l.member = client.Join("cache", l)
 	l.done.Go(l.write)
-	l.done.Go(l.pay)
 	return l, nil
 }
 
@@ -123,12 +120,15 @@ func (l *L2) Announced(payload string) {
 // Missed makes void what others may have changed unheard.
 func (l *L2) Missed() { l.tags.hear(sharedTag) }
 
-// Back has what the servers are owed told to them.
-func (l *L2) Back() {
-	select {
-	case l.back <- struct{}{}:
-	default:
-	}
+// Owes implements redis.Listener.
+func (l *L2) Owes() bool { return l.tags.debts.due.Load() }
+
+// Pay raises the versions that are owed.
+func (l *L2) Pay() {
+	l.tags.debts.pay(func(stripes []uint32) error {
+		_, err := l.announce(stripes, noWrite, 0)
+		return err
+	})
 }
 
 // sight is what the level says of a call's tags at one moment: what a result of work that begins later may be kept under.
@@ -154,7 +154,7 @@ func (l *L2) asked(tags []string) (keys []string, asked []uint32) {
 }
 
 // open tells whether the level may be asked: the process knows what others announce, and owes nothing.
-func (l *L2) open() bool { return l.member.Holds(time.Now()) && !l.tags.debts.due.Load() }
+func (l *L2) open() bool { return l.member.Holds(time.Now()) && !l.Owes() }
 
 // look gives the fresh entry of a key, nil where there is none, and what the level says of tags; a nil sight where it says
 // nothing.
@@ -555,28 +555,6 @@ func (l *L2) announce(asked []uint32, how string, hold time.Duration) (*raised, 
 		out.writes = out.writes || v[2] > 0
 	}
 	return out, nil
-}
-
-// pay raises the versions that are owed, again and again, and as soon as the servers are heard again.
-func (l *L2) pay() {
-	t := time.NewTicker(l2Pay)
-	defer t.Stop()
-	for {
-		back := false
-		select {
-		case <-t.C:
-		case <-l.back:
-			back = true
-		case <-l.stop:
-			return
-		}
-		if l.tags.debts.due.Load() && (back || l.member.Holds(time.Now())) {
-			l.tags.debts.pay(func(stripes []uint32) error {
-				_, err := l.announce(stripes, noWrite, 0)
-				return err
-			})
-		}
-	}
 }
 
 // beginVersions gives the versions of keys behind the first, which is what MGET would give, and makes those that are not

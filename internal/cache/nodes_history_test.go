@@ -25,11 +25,10 @@ var nodesFor = flag.Duration("cache.nodes", time.Second, "how long TestHistories
 // deafness is the mistake of a node that acknowledges what it is told and does nothing.
 const deafness = bugCount
 
-type deaf struct{}
+type deaf struct{ *L2 }
 
 func (deaf) Announced(string) {}
 func (deaf) Missed()          {}
-func (deaf) Back()            {}
 
 // link is a node's way to Redis, which can be cut and held up.
 type link struct {
@@ -37,6 +36,7 @@ type link struct {
 	listener net.Listener
 	held     atomic.Pointer[chan struct{}] // until when nothing passes; nil for now
 	drop     atomic.Bool                   // what was held is lost
+	passed   chan struct{}                 // holds something when something has passed
 	mu       sync.Mutex                    // guards conns
 	conns    map[net.Conn]bool
 	work     sync.WaitGroup
@@ -48,7 +48,7 @@ func newLink(t *testing.T, to string) *link {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &link{to: to, listener: l, conns: map[net.Conn]bool{}}
+	k := &link{to: to, listener: l, conns: map[net.Conn]bool{}, passed: make(chan struct{}, 1)}
 	k.work.Go(k.accept)
 	t.Cleanup(func() {
 		k.listener.Close()
@@ -97,6 +97,10 @@ func (k *link) pass(to, from net.Conn) {
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
 			}
+			select {
+			case k.passed <- struct{}{}:
+			default:
+			}
 		}
 		if err != nil {
 			return
@@ -137,10 +141,11 @@ type seenAt struct {
 
 // outdated gives the first read that is older than what had been written, and acknowledged, some time before it began.
 func outdated(history []seenAt, bound time.Duration) string {
-	writes := map[[2]int64]seenAt{} // by row and value
+	writes, of := map[[2]int64]seenAt{}, map[int64][]seenAt{} // by row and value, and of each row
 	for _, o := range history {
 		if o.write {
 			writes[[2]int64{o.id, o.value}] = o
+			of[o.id] = append(of[o.id], o)
 		}
 	}
 	for _, r := range history {
@@ -151,8 +156,8 @@ func outdated(history []seenAt, bound time.Duration) string {
 		if !known && r.value != 0 || known && from.begin > r.end {
 			return fmt.Sprintf("node %d read %d of row %d, which nobody had written", r.node, r.value, r.id)
 		}
-		for _, w := range history {
-			if w.write && w.id == r.id && (!known || w.begin > from.end) && w.end+bound < r.begin {
+		for _, w := range of[r.id] {
+			if (!known || w.begin > from.end) && w.end+bound < r.begin {
 				return fmt.Sprintf("node %d read %d of row %d at %s, and %d had been written by node %d from %s to %s", r.node, r.value, r.id, r.begin, w.value, w.node, w.begin, w.end)
 			}
 		}
@@ -202,20 +207,20 @@ var disturbances = []disturbance{
 }
 
 // nodesHistory lets callers of three nodes read and write a few rows while something goes wrong, and gives the first thing
-// that should not have been. Every second seed has the rows, and the third level, in a real PostgreSQL.
+// that should not have been. The rows are in a real PostgreSQL, and with every second seed so is the third level.
 func nodesHistory(t *testing.T, seed uint64, what disturbance, planted bug, length time.Duration) string {
 	s, err := redistest.New()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Stop()
-	d := newRows(seed, func(n int) { time.Sleep(time.Duration(n) * 50 * time.Microsecond) })
-	var p *place
-	if seed%2 == 1 {
-		p = openPlace(t, "postgres", PostgreSQL, func(c *sqldb.Config) {
-			c.Postgres, c.QueryTimeout = &sqldb.PostgresConfig{Primary: conf.Secret(newDatabase(t))}, conf.Duration(time.Minute)
-		})
-		d.keepIn(t, p)
+	d := newRows(seed, func(int) {}) // the database and the network take their own time
+	p := openPlace(t, "postgres", PostgreSQL, func(c *sqldb.Config) {
+		c.Postgres, c.QueryTimeout = &sqldb.PostgresConfig{Primary: conf.Secret(newDatabase(t))}, conf.Duration(time.Minute)
+	})
+	d.keepIn(t, p)
+	if seed%2 == 0 {
+		p = nil
 	}
 	var links []*link
 	var nodes []*node
@@ -226,7 +231,7 @@ func nodesHistory(t *testing.T, seed uint64, what disturbance, planted bug, leng
 		n.l2.budget = l2Budget
 		if planted == deafness {
 			n.l2.member.Close()
-			n.l2.member = n.client.Join("cache", deaf{})
+			n.l2.member = n.client.Join("cache", deaf{n.l2})
 			n.await(t)
 		}
 		nodes = append(nodes, n)
@@ -273,7 +278,10 @@ func nodesHistory(t *testing.T, seed uint64, what disturbance, planted bug, leng
 				mu.Lock()
 				history = append(history, o)
 				mu.Unlock()
-				d.wait(8)
+				if _, err := d.get(o.id); err != nil { // hits alone would be too many to look at
+					t.Error(err)
+					return
+				}
 			}
 		})
 	}

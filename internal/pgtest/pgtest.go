@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"millrace/internal/proc"
 )
 
 // Server is a running PostgreSQL.
@@ -166,6 +168,7 @@ func (s *Server) Start() error {
 		args = append(args, "-c", o)
 	}
 	s.cmd = s.command("postgres", args...)
+	proc.Group(s.cmd) // a test that is killed leaves nobody
 	if err := s.cmd.Start(); err != nil {
 		return err
 	}

@@ -35,8 +35,10 @@ type Listener interface {
 	Announced(payload string)
 	// Missed is told, before the member gets a lease on a new connection, that announcements may have been missed until now.
 	Missed()
-	// Back is told that the server is heard again, a Lease before the member holds one: now is the time to announce what could not be.
-	Back()
+	// Owes tells whether there is something that could not be announced. A member whose lease has run out gets none until Pay has announced
+	// it, which is called when the server can be reached, by a goroutine of its own, and by Close once more.
+	Owes() bool
+	Pay()
 }
 
 // Member is this process among those that share the servers' data. While it holds a lease, what it has been told is all that
@@ -46,6 +48,9 @@ type Listener interface {
 // A lease is renewed through the channel of the announcements themselves: its token comes behind all that was announced
 // before. So a member that fell behind gets none until it has caught up. The server's clock measures a lease from after it
 // was asked for, the member's from before.
+//
+// The server may have been away from several members at once. One that comes back while others have not leaves them a Lease in which to
+// announce what they could not: the server knows whose leases have run out.
 type Member struct {
 	c        *Client
 	group    string // of members that hear each other
@@ -57,12 +62,15 @@ type Member struct {
 	// These are of listen's goroutine alone.
 	behind bool      // nothing has been heard on this connection yet
 	last   time.Time // when the newest token was heard
-	trial  time.Time // until when a member whose lease had lapsed gets none; zero for one that holds a lease
+	trial  time.Time // until when the others have time, where some have not come back; zero where there is no need
 
+	owing   chan struct{} // holds something when Pay is to be called
+	again   chan struct{} // holds something when the lease is to be asked for at once
 	running chan struct{} // holds one for each announcement that the server has not answered
 
 	mu     sync.Mutex // guards what follows
 	tokens map[string]time.Time
+	number string // that a request brings along since the lease ran out
 	waits  map[string]*wait
 	token  uint64
 	acks   chan string // from whom, and of what
@@ -83,18 +91,22 @@ func (c *Client) Join(group string, l Listener) *Member {
 	id := make([]byte, 12)
 	_, _ = rand.Read(id) // never fails
 	m := &Member{c: c, group: group, id: hex.EncodeToString(id), listener: l, base: time.Now(), tokens: map[string]time.Time{}, waits: map[string]*wait{},
-		acks: make(chan string, 1000), running: make(chan struct{}, announcements)}
+		acks: make(chan string, 1000), owing: make(chan struct{}, 1), again: make(chan struct{}, 1), running: make(chan struct{}, announcements)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.work.Go(m.listen)
 	m.work.Go(m.acknowledge)
+	m.work.Go(m.pay)
 	return m
 }
 
 // Holds tells whether the member held its lease at now, which is not later than the present.
 func (m *Member) Holds(now time.Time) bool { return int64(now.Sub(m.base)) < m.until.Load() }
 
-// Close gives the lease back.
+// Close gives the lease back, and tries to pay what is owed.
 func (m *Member) Close() {
+	if m.listener.Owes() {
+		m.listener.Pay()
+	}
 	m.until.Store(0)
 	m.cancel()
 	m.work.Wait()
@@ -179,13 +191,22 @@ func (m *Member) message(msg valkey.PubSubMessage) {
 		return
 	}
 	switch kind {
-	case "lease": // TOKEN
+	case "lease": // TOKEN STATE [NUMBER]
+		token, state, _ := strings.Cut(rest, " ")
+		state, number, _ := strings.Cut(state, " ")
 		m.mu.Lock()
-		asked, ok := m.tokens[rest]
-		delete(m.tokens, rest)
+		asked, ok := m.tokens[token]
+		delete(m.tokens, token)
+		changed := number != "" && number != m.number
+		if changed {
+			m.number = number
+		}
 		m.mu.Unlock()
+		if changed {
+			m.askAgain()
+		}
 		if ok {
-			m.heard(asked)
+			m.heard(asked, state)
 		}
 	case "ack": // NUMBER FROM
 		number, from, _ := strings.Cut(rest, " ")
@@ -204,21 +225,62 @@ func (m *Member) message(msg valkey.PubSubMessage) {
 	}
 }
 
-// heard takes the token that was asked for at asked. After a time without a lease the member first leaves the others a Lease in which
-// to announce what they could not: the server may have been away from all of them.
-func (m *Member) heard(asked time.Time) {
+// The states of a renewal, as the server tells them.
+const (
+	stateNone  = "0" // there is no lease: it ran out
+	stateAlone = "1" // others have lost theirs, and have not come back
+	stateAll   = "2"
+)
+
+// heard takes the token that was asked for at asked.
+func (m *Member) heard(asked time.Time, state string) {
 	if m.behind {
 		m.behind = false
 		m.listener.Missed()
 	}
 	now := time.Now()
-	if !m.Holds(now) && (m.trial.IsZero() || now.Sub(m.last) > Lease) {
-		m.trial = now.Add(Lease)
-		m.listener.Back()
+	steady := now.Sub(m.last) <= Lease
+	m.last = now
+	if m.listener.Owes() {
+		select {
+		case m.owing <- struct{}{}:
+		default:
+		}
 	}
-	if m.last = now; !now.Before(m.trial) {
-		m.trial = time.Time{}
-		m.until.Store(int64(asked.Add(Lease - leaseMargin).Sub(m.base)))
+	switch {
+	case state == stateNone:
+		return
+	case state == stateAlone && !m.Holds(now):
+		if m.trial.IsZero() || !steady {
+			m.trial = now.Add(Lease)
+		}
+		if now.Before(m.trial) {
+			return
+		}
+	}
+	m.trial = time.Time{}
+	m.until.Store(int64(asked.Add(Lease - leaseMargin).Sub(m.base)))
+}
+
+// pay has announced what could not be, when the server can be reached.
+func (m *Member) pay() {
+	for {
+		select {
+		case <-m.owing:
+			if m.listener.Owes() {
+				m.listener.Pay()
+				m.askAgain()
+			}
+		case <-m.ctx.Done():
+			return
+		}
+	}
+}
+
+func (m *Member) askAgain() {
+	select {
+	case m.again <- struct{}{}:
+	default:
 	}
 }
 
@@ -263,18 +325,46 @@ func (m *Member) acknowledge() {
 	}
 }
 
-// renewal lets the member ID rely on what it knows for ARGV[2] microseconds more, and tells it so behind all that has been announced. A
-// server that is another than the last, or the same in another life, may have forgotten what was announced: its name
-// is what results depend on. Nor does it know all members, as it does not when their list is lost: the list says since when it is kept.
+// renewal lets the member ARGV[1] rely on what it knows for ARGV[2] microseconds more, and tells it so behind all that has been announced, with
+// the state. One whose lease has run out gets none at first but the number of that request, which it must bring along (ARGV[7]) once it owes
+// nothing (ARGV[5]): a request that it sent before the outage cannot. Until then the others see that it is not back.
+//
+// A server that is another than the last, or the same in another life, may have forgotten what was announced: its name is what results depend
+// on. Nor does it know all members, as it does not when their list is lost: the list says since when it is kept.
 var renewal = valkey.NewLuaScript(`
 if redis.replicate_commands then redis.replicate_commands() end
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 if redis.call('GET', KEYS[2]) ~= run then redis.call('SET', KEYS[2], run) end
-if string.match(redis.call('HGET', KEYS[1], 'since') or '', '%w+') ~= run then redis.call('HSET', KEYS[1], 'since', run .. string.format(' %.0f', now)) end
+local since, at = string.match(redis.call('HGET', KEYS[1], 'since') or '', '(%w+) (%d+)')
+if since ~= run then
+  at = now
+  redis.call('HSET', KEYS[1], 'since', run .. string.format(' %.0f', now))
+end
+local ends, asked = string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '', '^(%d+) ?(%d*)$')
+asked = asked or ''
+local over = ends and ends * 1 <= now
+if ARGV[5] == '1' and (over or not ends) or over and (asked == '' or asked ~= ARGV[7]) then
+  if over and asked == '' then
+    asked = ARGV[4]
+    redis.call('HSET', KEYS[1], ARGV[1], ends .. ' ' .. asked)
+  end
+  return redis.call(ARGV[3], KEYS[3], 'lease ' .. ARGV[4] .. ' 0 ' .. asked)
+end
+local state = '2'
+if now - at < ARGV[2] * 1 then state = '1' end
+local members = redis.call('HGETALL', KEYS[1])
+for i = 1, #members, 2 do
+  if members[i] ~= 'since' and members[i] ~= ARGV[1] then
+    local left = string.match(members[i + 1], '^%d+') - now
+    if left <= 0 and left >= -ARGV[6] then state = '1' end
+  end
+end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', now + ARGV[2]))
-return redis.call(ARGV[3], KEYS[3], 'lease ' .. ARGV[4])`)
+return redis.call(ARGV[3], KEYS[3], 'lease ' .. ARGV[4] .. ' ' .. state)`)
+
+func microseconds(d time.Duration) string { return strconv.FormatInt(d.Microseconds(), 10) }
 
 // renew asks for the lease again and again.
 func (m *Member) renew(ctx context.Context, conn valkey.Client) {
@@ -291,13 +381,19 @@ func (m *Member) renew(ctx context.Context, conn valkey.Client) {
 			}
 		}
 		m.tokens[token] = asked
+		number := m.number
 		m.mu.Unlock()
+		owes := "0"
+		if m.listener.Owes() && !m.Holds(asked) {
+			owes = "1"
+		}
 		within, cancel := context.WithTimeout(ctx, Lease)
 		_ = renewal.Exec(within, conn, []string{m.key("members"), m.RunKey(), m.mailbox(m.id)},
-			[]string{m.id, strconv.FormatInt(Lease.Microseconds(), 10), publish(conn), token}).Error() // no token comes, then
+			[]string{m.id, microseconds(Lease), publish(conn), token, owes, microseconds(forget), number}).Error() // no token comes, then
 		cancel()
 		select {
 		case <-t.C:
+		case <-m.again:
 		case <-ctx.Done():
 			return
 		}
@@ -330,7 +426,7 @@ for i = 1, #members, 2 do
     local run, at = string.match(members[i + 1], '(%w+) (%d+)')
     if now - at >= ARGV[4] * 1 and run == string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') then all = 1 end
   else
-    local left = members[i + 1] - now
+    local left = string.match(members[i + 1], '^%d+') - now
     if left > 0 then
       live[#live + 1] = members[i]
       live[#live + 1] = string.format('%.0f', left)
@@ -394,7 +490,7 @@ func (m *Member) announce(ctx context.Context, script *Script, keys, args []stri
 	go func() { // ends with the connection at the latest; while that is being made, the library does not look at ctx
 		defer func() { <-m.running }()
 		answer <- script.lua.Exec(ctx, conn, append([]string{m.key("members"), m.news()}, keys...),
-			append([]string{publish(conn), message, strconv.FormatInt(forget.Microseconds(), 10), strconv.FormatInt(Lease.Microseconds(), 10)}, args...))
+			append([]string{publish(conn), message, microseconds(forget), microseconds(Lease)}, args...))
 	}()
 	var reply []valkey.ValkeyMessage
 	select {

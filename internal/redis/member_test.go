@@ -9,12 +9,14 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"millrace/internal/conf"
+	"millrace/internal/polltest"
 	"millrace/internal/redistest"
 )
 
@@ -27,8 +29,9 @@ type heard struct {
 	mu       sync.Mutex // guards what follows
 	payloads []string
 	missed   int
-	back     int
 	each     func()
+	owes     atomic.Bool
+	pay      func()
 }
 
 func (h *heard) Announced(payload string) {
@@ -46,17 +49,9 @@ func (h *heard) Missed() {
 	h.missed++
 }
 
-func (h *heard) Back() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.back++
-}
+func (h *heard) Owes() bool { return h.owes.Load() }
 
-func (h *heard) backs() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.back
-}
+func (h *heard) Pay() { h.pay() }
 
 func (h *heard) text() string {
 	h.mu.Lock()
@@ -102,11 +97,7 @@ func join(t *testing.T, c *Client, h *heard) *Member {
 
 func holds(t *testing.T, m *Member, want bool) {
 	t.Helper()
-	for until := time.Now().Add(10 * time.Second); m.Holds(time.Now()) != want; time.Sleep(time.Millisecond) {
-		if time.Now().After(until) {
-			t.Fatalf("holding is still %t", !want)
-		}
-	}
+	polltest.Until(t, fmt.Sprintf("holding %t", want), func() bool { return m.Holds(time.Now()) == want })
 }
 
 var nothing = NewScript(`return {tostring(#keys), args[1], string.format('%.0f', now)}`)
@@ -247,33 +238,106 @@ func TestAnnounceAfterAFlush(t *testing.T) {
 	}
 }
 
-// After a time without a lease there is a Lease in which to tell what could not be told.
-func TestBackBeforeTheLease(t *testing.T) {
+// awaitRenewals returns when a member has renewed its lease n times more, as the server sees it.
+func awaitRenewals(t *testing.T, of *Member, n int) {
+	t.Helper()
+	conn, err := of.c.Conn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func() string { // each is a round trip, which is all the waiting that there is
+		text, err := conn.Do(t.Context(), conn.B().Hget().Key(of.key("members")).Field(of.id).Build()).ToString()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	for last := read(); n > 0; {
+		if now := read(); now != last {
+			last = now
+			n--
+		}
+	}
+}
+
+// After an outage of all, who is back first leaves the one that owes something time to announce it, and that one gets no lease before it has.
+func TestDebtsComeBeforeLeases(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
-	var h heard
-	m := join(t, open(t, s), &h)
-	longest := time.Duration(0)
-	for range 3 {
-		before := h.backs()
+	var ha, hb heard
+	a, b := join(t, open(t, s), &ha), join(t, open(t, s), &hb)
+	held := make(chan [2]bool, 1)
+	ha.pay = func() {
+		awaitRenewals(t, b, 2) // one of them has seen that a is not back
+		held <- [2]bool{a.Holds(time.Now()), b.Holds(time.Now())}
+		ha.owes.Store(false)
+	}
+	inTime := 0
+	for range 4 {
 		if err := s.Freeze(); err != nil {
 			t.Fatal(err)
 		}
-		holds(t, m, false)
+		polltest.Until(t, "the end of both leases, by the server's clock too", func() bool {
+			past := time.Now().Add(-Lease / 5)
+			return !a.Holds(past) && !b.Holds(past)
+		})
+		ha.owes.Store(true)
 		if err := s.Thaw(); err != nil {
 			t.Fatal(err)
 		}
-		for until := time.Now().Add(10 * time.Second); h.backs() == before; time.Sleep(time.Millisecond) {
-			if time.Now().After(until) {
-				t.Fatal("not told that the server is heard again")
-			}
+		got := <-held
+		if got[0] {
+			t.Error("it has a lease, and owes something")
 		}
-		began := time.Now()
-		holds(t, m, true)
-		longest = max(longest, time.Since(began))
+		if !got[1] { // it waits no longer than a Lease, and the processor may be somewhere else for as long
+			inTime++
+		}
+		polltest.Until(t, "both leases", func() bool { return a.Holds(time.Now()) && b.Holds(time.Now()) })
 	}
-	if longest < Lease/2 { // for want of a processor one may be seen late
-		t.Errorf("the lease came %s later at most", longest)
+	if inTime == 0 {
+		t.Error("the other has never waited")
+	}
+	// Nobody waits where one alone was away, nor for one that left.
+	a.Close()
+	if err := s.Freeze(); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, b, false)
+	if err := s.Thaw(); err != nil {
+		t.Fatal(err)
+	}
+	awaitRenewals(t, b, 1)
+	holds(t, b, true)
+}
+
+// What is owed when a member leaves is announced before it does, and while it holds its lease it keeps it.
+func TestDebtsArePaidAtTheEnd(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	paid := make(chan bool, 100)
+	var h heard
+	m := open(t, s).Join("test", &h)
+	holds(t, m, true)
+	h.pay = func() { paid <- m.Holds(time.Now()) }
+	h.owes.Store(true)
+	kept := false
+	for range 20 { // each is of a token that came while it owed something
+		kept = <-paid || kept
+	}
+	if !kept {
+		t.Error("a member that holds its lease loses it by owing something")
+	}
+	for len(paid) > 0 {
+		<-paid
+	}
+	s.Kill()
+	holds(t, m, false)
+	for len(paid) > 0 {
+		<-paid
+	}
+	m.Close()
+	if len(paid) == 0 {
+		t.Error("it left, and did not try to pay")
 	}
 }
 

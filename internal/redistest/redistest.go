@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"millrace/internal/proc"
 )
 
 // Server is a running Redis.
@@ -66,6 +68,7 @@ func (s *Server) Start() error {
 		s.cmd = exec.Command(s.program, s.sentinel, "--sentinel")
 	}
 	s.cmd.Dir = s.dir
+	proc.Group(s.cmd) // a test that is killed leaves nobody
 	if err := s.cmd.Start(); err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"millrace/internal/conf"
 	"millrace/internal/mcp"
 	"millrace/internal/pgtest"
+	"millrace/internal/polltest"
 )
 
 // replication is a primary with replicas of its own, for tests that do something to them. They run one after the other: each has
@@ -83,21 +84,11 @@ func (r *replicated) awaitServing(t *testing.T, o *replica, want bool) {
 			t.Logf("replica %d: %q", o.number, o.why)
 		}
 	}()
-	await(t, fmt.Sprintf("replica %d serves: %t", o.number, want), func() bool {
+	polltest.Until(t, fmt.Sprintf("replica %d serves: %t", o.number, want), func() bool {
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		return o.since.IsZero() != want
 	})
-}
-
-// await waits until what other processes do has come true.
-func await(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for until := time.Now().Add(30 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(until) {
-			t.Fatalf("not within 30 s: %s", what)
-		}
-	}
 }
 
 func person(name string) *mcp.Caller {
@@ -156,7 +147,7 @@ func TestReadsRunOnReplicas(t *testing.T) {
 	s := newReplication(t, nil, nil, nil).open(t)
 	q := compileRows(t, s)
 	var on [4]int
-	await(t, "reads on each replica", func() bool {
+	polltest.Until(t, "reads on each replica", func() bool {
 		for i := range 100 {
 			_, at, err := q.get(person("reader"), int64(i))
 			if err != nil {
@@ -208,7 +199,7 @@ func TestReadsRunOnReplicas(t *testing.T) {
 		t.Errorf("who wrote elsewhere reads on %d, %v", on, err)
 	}
 	s.Missed()
-	await(t, "the log is known again", func() bool { _, on, err := q.get(person("reader"), 1); return err == nil && on > 0 })
+	polltest.Until(t, "the log is known again", func() bool { _, on, err := q.get(person("reader"), 1); return err == nil && on > 0 })
 	// Locks are of one server.
 	lock, err := s.Compile(Spec{Name: "tool", Text: "SELECT pg_try_advisory_lock(1) AS v", MaxRows: 1})
 	if err != nil {
@@ -289,12 +280,12 @@ func TestReplicasThatLag(t *testing.T) {
 		}
 		return on
 	}
-	await(t, "the primary is idle, and its replica takes reads", func() bool { return reads() == 1 })
+	polltest.Until(t, "the primary is idle, and its replica takes reads", func() bool { return reads() == 1 })
 	if err := q.set(person("writer"), 1, 1); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the replica is too far behind", func() bool { return reads() == 0 })
-	await(t, "the replica has caught up", func() bool { return reads() == 1 })
+	polltest.Until(t, "the replica is too far behind", func() bool { return reads() == 0 })
+	polltest.Until(t, "the replica has caught up", func() bool { return reads() == 1 })
 }
 
 // A replica that hangs or vanishes leaves, without a failed read, and takes reads again some time after it is back.
@@ -321,7 +312,6 @@ func TestReplicasThatFail(t *testing.T) {
 				}
 				reads.Add(1)
 				slowest.Store(max(slowest.Load(), int64(time.Since(began))))
-				time.Sleep(time.Millisecond) // other tests need the processor too
 			}
 		})
 	}
@@ -345,12 +335,12 @@ func TestReplicasThatFail(t *testing.T) {
 		s.awaitServing(t, s.replicas[0], false)
 		t.Logf("a replica that %s is out after %s", what.name, time.Since(began))
 		before := reads.Load()
-		await(t, "reads go on", func() bool { return reads.Load() > before+50 })
+		polltest.Until(t, "reads go on", func() bool { return reads.Load() > before+50 })
 		if err := what.now(r.replicas[0]); err != nil {
 			t.Fatal(err)
 		}
 		began = time.Now()
-		await(t, "it serves again", serves(1))
+		polltest.Until(t, "it serves again", serves(1))
 		if took := time.Since(began); took < trustAfter/2 { // it answered a little before it was known to be back
 			t.Errorf("it was trusted %s after its return", took)
 		}
@@ -371,7 +361,7 @@ func TestReadsWithoutThePrimary(t *testing.T) {
 	if err := q.set(person("writer"), 1, 5); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the write is on the replicas", func() bool {
+	polltest.Until(t, "the write is on the replicas", func() bool {
 		v, on, err := q.get(person("writer"), 1)
 		return err == nil && v == 5 && on > 0
 	})
@@ -389,7 +379,7 @@ func TestReadsWithoutThePrimary(t *testing.T) {
 	if err := r.primary.Start(); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "writes are back", func() bool { return q.set(person("writer"), 1, 7) == nil })
+	polltest.Until(t, "writes are back", func() bool { return q.set(person("writer"), 1, 7) == nil })
 	if v, _, err := q.get(person("writer"), 1); err != nil || v != 7 {
 		t.Errorf("%d, %v", v, err)
 	}
@@ -419,7 +409,7 @@ func TestAnotherServerIsNoReplica(t *testing.T) {
 	}
 	for i, want := range []string{"it is no replica of this primary", "it is a primary by itself"} {
 		o := s.replicas[i]
-		await(t, want, func() bool {
+		polltest.Until(t, want, func() bool {
 			o.mu.Lock()
 			defer o.mu.Unlock()
 			return o.why == want
