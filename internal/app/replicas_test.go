@@ -25,23 +25,16 @@ var mixed = flag.Int("app.mixed", 2000, "operations of TestOwnWritesOnThreeServe
 
 // Callers that write and read by turns on three servers, over replicas of which some are 2 s behind, read what they wrote.
 func TestOwnWritesOnThreeServers(t *testing.T) {
-	primary, err := pgtest.New()
+	late := []string{"recovery_min_apply_delay=2s"}
+	servers, err := pgtest.NewReplication("CREATE TABLE n (id bigint PRIMARY KEY, v bigint NOT NULL); INSERT INTO n SELECT i, 0 FROM generate_series(0, 99) AS i", late, late, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(primary.Stop)
-	if err := primary.Exec("postgres", "CREATE TABLE n (id bigint PRIMARY KEY, v bigint NOT NULL); INSERT INTO n SELECT i, 0 FROM generate_series(0, 99) AS i"); err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(servers.Stop)
 	cfg := sqldb.DefaultConfig()
-	cfg.Postgres = &sqldb.PostgresConfig{Primary: conf.Secret(primary.URL("postgres"))}
-	for _, options := range [][]string{{"recovery_min_apply_delay=2s"}, {"recovery_min_apply_delay=2s"}, nil} {
-		r, err := primary.Replica(options...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(r.Stop)
-		cfg.Postgres.Replicas = append(cfg.Postgres.Replicas, conf.Secret(r.URL("postgres")))
+	cfg.Postgres = &sqldb.PostgresConfig{Primary: conf.Secret(servers.Primary.URL("postgres"))}
+	for _, url := range servers.URLs("postgres") {
+		cfg.Postgres.Replicas = append(cfg.Postgres.Replicas, conf.Secret(url))
 	}
 	shared, err := redistest.New()
 	if err != nil {
@@ -51,8 +44,8 @@ func TestOwnWritesOnThreeServers(t *testing.T) {
 	to := redis.DefaultConfig()
 	to.Nodes = []string{shared.Addr()}
 
-	type server struct{ read, write sqldb.Query }
-	var servers []server
+	type node struct{ read, write sqldb.Query }
+	var nodes []node
 	for range 3 {
 		s, err := sqldb.New("shop", cfg, slog.New(slog.DiscardHandler))
 		if err != nil {
@@ -75,7 +68,7 @@ func TestOwnWritesOnThreeServers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		servers = append(servers, server{read, write})
+		nodes = append(nodes, node{read, write})
 	}
 	whole := func(n int64) mcp.Value { return mcp.Value{Kind: mcp.KindInt, Int: n} }
 	var left, onReplicas, reads atomic.Int64
@@ -87,7 +80,7 @@ func TestOwnWritesOnThreeServers(t *testing.T) {
 			r := rand.New(rand.NewPCG(7, uint64(n)))
 			written := int64(0)
 			for v := int64(1); left.Add(-1) >= 0; v++ {
-				s := servers[r.IntN(3)]
+				s := nodes[r.IntN(3)]
 				if r.IntN(20) == 0 {
 					if _, _, err := s.write.Run(context.Background(), nil, &sqldb.Execution{Args: []mcp.Value{whole(n), whole(v)}, Caller: caller, Deadline: time.Now().Add(time.Minute)}); err != nil {
 						t.Error(err)

@@ -2,8 +2,6 @@ package cache
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -232,20 +230,6 @@ func (l *L3) reconcile() {
 	}
 }
 
-// learnAll takes a list of versions, nil for none.
-func (l *L3) learnAll(list *string) error {
-	if list == nil {
-		return nil
-	}
-	for pair := range strings.SplitSeq(*list, ",") {
-		s, version, _ := strings.Cut(pair, ":")
-		if err := l.learn(s, version); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // adopt learns versions from rows of stripe and version.
 func (l *L3) adopt(out []byte) error {
 	var got struct {
@@ -344,98 +328,54 @@ func (l *L3) changed(marks []stamp) error {
 	return errOwed
 }
 
-// stored is an entry as the database has it.
-type stored struct {
-	Key    []byte      `json:"k"` // base64 of the whole of it
-	Target string      `json:"t"`
-	Args   int         `json:"a"`
-	Fields string      `json:"f"`
-	Meta   string      `json:"m,omitempty"`
-	Hints  *[2]int64   `json:"h,omitempty"` // milliseconds, scope
-	Rows   mcp.Rows    `json:"r,omitempty"`
-	Born   int64       `json:"b"` // nanoseconds since 1970
-	TTL    int64       `json:"l"` // milliseconds
-	Cost   int64       `json:"c"` // microseconds
-	Stale  [2]int64    `json:"x"` // milliseconds while revalidating, if error
-	Stamps [][2]uint64 `json:"s"`
-	// What the second level said of the tags before the work: nothing without one.
-	Run      string      `json:"u,omitempty"`
-	Versions [][2]uint64 `json:"v,omitempty"`
-}
-
-func l3Key(key []byte) string {
-	sum := sha256.Sum256(key)
-	return hex.EncodeToString(sum[:])
-}
-
-func (e *Entry) stored() *stored {
-	r := &e.Result
-	s := &stored{Key: []byte(e.Key), Target: e.Target, Args: e.Args, Fields: string(r.Fields), Meta: string(r.Meta), Rows: r.Rows,
-		Born: e.Born.UnixNano(), TTL: e.TTL.Milliseconds(), Cost: e.Cost.Microseconds(), Stale: [2]int64{e.StaleRevalidate.Milliseconds(), e.StaleError.Milliseconds()}}
-	if r.Hints != nil {
-		s.Hints = &[2]int64{r.Hints.TTL.Milliseconds(), int64(r.Hints.Scope)}
-	}
-	if e.under != nil {
-		s.Run, s.Versions = e.under.run, e.under.versions
-	}
-	for _, m := range e.stamps {
-		if m.stripe < stripes {
-			s.Stamps = append(s.Stamps, [2]uint64{uint64(m.stripe), m.version})
-		}
-	}
-	return s
-}
-
-func (s *stored) entry() *Entry {
-	const ms = time.Millisecond
-	e := &Entry{Result: mcp.Result{Fields: []byte(s.Fields), Rows: s.Rows}, Key: string(s.Key), Target: s.Target, Args: s.Args,
-		Born: time.Unix(0, s.Born), TTL: time.Duration(s.TTL) * ms, Cost: time.Duration(s.Cost) * time.Microsecond,
-		StaleRevalidate: time.Duration(s.Stale[0]) * ms, StaleError: time.Duration(s.Stale[1]) * ms}
-	if s.Meta != "" {
-		e.Result.Meta = []byte(s.Meta)
-	}
-	if s.Hints != nil {
-		e.Result.Hints = &mcp.Hints{TTL: time.Duration(s.Hints[0]) * ms, Scope: mcp.Scope(s.Hints[1])}
-	}
-	if s.Run != "" {
-		e.under = &sight{run: s.Run, versions: s.Versions}
-	}
-	for _, m := range s.Stamps {
-		e.stamps = append(e.stamps, stamp{stripe: uint32(m[0]), version: m[1]})
-	}
-	return e
-}
-
-// find gives the fresh entry of a key; nil where there is none. tags are the call's, and stamps are theirs from before. there is
-// what the second level says of them, nil for nothing: a server that could tell that one of a change may not have been able to tell this one.
-func (l *L3) find(ctx context.Context, key []byte, tags []string, stamps []stamp, there *sight) *Entry {
+// look learns the versions of stripes, and gives the text of the entry of a key, nil for none. ok is false where the database does not say.
+func (l *L3) look(ctx context.Context, asked []uint32, key string, now time.Time) (text *string, ok bool) {
 	if !l.open.Load() || !l.worth.TryAcquirePermit() {
-		return nil
+		return nil, false
 	}
-	asked := make([]string, 0, len(tags))
-	for _, t := range tags {
-		if s := l.tags.stripe(t); s < stripes {
-			asked = append(asked, strconv.FormatUint(uint64(s), 10))
-		}
+	list := make([]string, len(asked))
+	for i, s := range asked {
+		list[i] = strconv.FormatUint(uint64(s), 10)
 	}
-	now := time.Now()
-	out, err := l.run(ctx, l.get, l.wait, "["+strings.Join(asked, ",")+"]", l3Key(key), now.UnixMilli())
-	l.count.Looked(time.Since(now))
+	began := time.Now()
+	out, err := l.run(ctx, l.get, l.wait, "["+strings.Join(list, ",")+"]", key, now.UnixMilli())
+	l.count.Looked(time.Since(began))
 	if err != nil {
 		l.worth.RecordFailure()
-		return nil
+		return nil, false
 	}
 	l.worth.RecordSuccess()
 	var got struct {
 		Rows []struct{ Entry, Versions *string }
 	}
-	if err := json.Unmarshal(out, &got); err != nil || len(got.Rows) == 0 {
+	if json.Unmarshal(out, &got) != nil || len(got.Rows) != 1 {
+		return nil, false
+	}
+	if versions := got.Rows[0].Versions; versions != nil {
+		for pair := range strings.SplitSeq(*versions, ",") {
+			if s, version, _ := strings.Cut(pair, ":"); l.learn(s, version) != nil {
+				return nil, false
+			}
+		}
+	}
+	return got.Rows[0].Entry, true
+}
+
+// find gives the fresh entry of a key; nil where there is none. tags are the call's, and stamps are theirs from before. there is
+// what the second level says of them, nil for nothing: a server that could tell that one of a change may not have been able to tell this one.
+func (l *L3) find(ctx context.Context, key []byte, tags []string, stamps []stamp, there *sight) *Entry {
+	asked := make([]uint32, 0, len(tags))
+	for _, t := range tags {
+		if s := l.tags.stripe(t); s < stripes {
+			asked = append(asked, s)
+		}
+	}
+	now := time.Now()
+	text, ok := l.look(ctx, asked, l3Key(key), now)
+	if !ok || text == nil {
 		return nil
 	}
-	if l.learnAll(got.Rows[0].Versions) != nil || got.Rows[0].Entry == nil {
-		return nil
-	}
-	e := l.read(*got.Rows[0].Entry, now)
+	e := l.read(*text, now)
 	if e == nil || e.Key != string(key) || there != nil && e.under != nil && e.under.run == there.run && !there.has(e.under.versions) {
 		return nil
 	}

@@ -290,7 +290,10 @@ func TestLoad(t *testing.T) {
 			}
 		}
 		a.Close()
-		b := start(t, p, func(c *Config) { c.Warmup.InitialLoad = 5 })
+		b := start(t, p, func(c *Config) {
+			c.Warmup.InitialLoad = 5
+			c.L1.TTL = c.L3.TTL // a clock that is set meanwhile makes both old, or neither
+		})
 		known := reading(0)
 		b.Load(t.Context(), func(target string, version [16]byte, args []mcp.Value) *mcp.Call {
 			if target != "t" || version != known.Version || len(args) != 1 || args[0].Int == 19 {
@@ -306,6 +309,13 @@ func TestLoad(t *testing.T) {
 			level(t, h, reading(id), mcp.CacheHit, 1, strconv.FormatInt(10*id, 10))
 		}
 		level(t, h, reading(14), mcp.CacheHit, 3, "140")
+		if t.Failed() {
+			n, bytes := b.Size()
+			t.Logf("%d entries of %d bytes: %d fills, %d evictions, %d discards, %d hits", n, bytes, b.n1.of(Filled), b.n1.of(Evicted), b.n1.of(Discarded), b.n1.of(Hit))
+			for _, e := range b.l1.entries.All() {
+				t.Logf("%s: born %v ago, fresh for %v, stamps %v, current %v", e.Result.Fields, time.Since(e.Born), e.life, e.stamps, b.tags.current(e.stamps))
+			}
+		}
 	})
 }
 

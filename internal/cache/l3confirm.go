@@ -2,11 +2,8 @@ package cache
 
 import (
 	"context"
-	"encoding/json"
 	"maps"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
@@ -73,29 +70,7 @@ func (l *L3) confirmAll() {
 		if r == nil {
 			return
 		}
-		r.ok = l.confirmRound(slices.Sorted(maps.Keys(r.stripes)))
+		_, r.ok = l.look(context.Background(), slices.Sorted(maps.Keys(r.stripes)), "", time.Now())
 		close(r.done)
 	}
-}
-
-func (l *L3) confirmRound(asked []uint32) bool {
-	if !l.open.Load() || !l.worth.TryAcquirePermit() {
-		return false
-	}
-	texts := make([]string, len(asked))
-	for i, s := range asked {
-		texts[i] = strconv.FormatUint(uint64(s), 10)
-	}
-	now := time.Now()
-	out, err := l.run(context.Background(), l.get, l.wait, "["+strings.Join(texts, ",")+"]", "", now.UnixMilli())
-	l.count.Looked(time.Since(now))
-	if err != nil {
-		l.worth.RecordFailure()
-		return false
-	}
-	l.worth.RecordSuccess()
-	var got struct {
-		Rows []struct{ Versions *string }
-	}
-	return json.Unmarshal(out, &got) == nil && len(got.Rows) == 1 && l.learnAll(got.Rows[0].Versions) == nil
 }

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -104,17 +103,7 @@ func TestEachEventIsToldOnce(t *testing.T) {
 		for range writers {
 			must(t, <-done)
 		}
-		over := time.After(20 * time.Second)
-		for n := 0; n < 2*writers*each; {
-			select {
-			case <-h.news:
-				h.mu.Lock()
-				n = len(h.texts)
-				h.mu.Unlock()
-			case <-over:
-				t.Fatalf("%d events of %d", n, 2*writers*each)
-			}
-		}
+		h.until(t, "every event", func() bool { return len(h.texts) >= 2*writers*each })
 		seen := map[string]bool{}
 		for _, text := range h.texts {
 			if seen[text] {
@@ -142,18 +131,10 @@ func TestManyChangesAtOnce(t *testing.T) {
 		}
 		h.await(t, 1, want...)
 		script(t, s, fill(2*pageRows+1, (most+4)*pageRows))
-		over := time.After(60 * time.Second)
-		for missed := 1; missed == 1; {
-			select {
-			case <-h.news:
-				h.mu.Lock()
-				missed = h.missed
-				h.texts = nil
-				h.mu.Unlock()
-			case <-over:
-				t.Fatal("it is not told that changes were missed")
-			}
-		}
+		h.until(t, "that changes were missed", func() bool { return h.missed == 2 })
+		h.mu.Lock()
+		h.texts = nil
+		h.mu.Unlock()
 		script(t, s, "DELETE FROM items WHERE id = 1")
 		h.await(t, 2, "items "+item(1, "null")+" -")
 	})
@@ -220,20 +201,7 @@ func TestInstallUnderWhoFollows(t *testing.T) {
 		h.await(t, 1, "items - "+item(1, "null"), "items - "+item(2, "null"))
 		install(t, s, items)
 		script(t, s, "INSERT INTO items VALUES (3, 'a', NULL)")
-		over := time.After(30 * time.Second)
-		for {
-			h.mu.Lock()
-			missed := h.missed > 1
-			h.mu.Unlock()
-			if missed {
-				break
-			}
-			select {
-			case <-h.news:
-			case <-over:
-				t.Fatal("nothing is told of the new outbox")
-			}
-		}
+		h.until(t, "that it is another outbox", func() bool { return h.missed > 1 })
 	})
 }
 

@@ -144,24 +144,32 @@ func (h *heard) Missed() {
 
 func (h *heard) Settled() bool { return true }
 
-// await waits until what has been heard is as wanted.
-func (h *heard) await(t *testing.T, missed int, want ...string) {
+// until waits until what has been heard is as is says, which holds the lock.
+func (h *heard) until(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	over := time.After(20 * time.Second)
+	over := time.After(30 * time.Second)
 	for {
 		h.mu.Lock()
-		same := h.missed == missed && slices.Equal(h.texts, want)
-		got := fmt.Sprintf("%d missed:\n%s", h.missed, strings.Join(h.texts, "\n"))
+		ok := is()
+		got := fmt.Sprintf("%d missed:\n%s", h.missed, strings.Join(h.texts[:min(len(h.texts), 50)], "\n"))
 		h.mu.Unlock()
-		if same {
+		if ok {
 			return
 		}
 		select {
 		case <-h.news:
 		case <-over:
-			t.Fatalf("heard %s\nwant %d missed:\n%s", got, missed, strings.Join(want, "\n"))
+			t.Fatalf("heard %s\nwant %s", got, what)
 		}
 	}
+}
+
+// await waits until exactly that has been heard.
+func (h *heard) await(t *testing.T, missed int, want ...string) {
+	t.Helper()
+	h.until(t, fmt.Sprintf("%d missed:\n%s", missed, strings.Join(want[:min(len(want), 50)], "\n")), func() bool {
+		return h.missed == missed && slices.Equal(h.texts, want)
+	})
 }
 
 // follow follows a source until the end of the test, or stop.

@@ -85,6 +85,52 @@ func (s *Server) Replica(options ...string) (*Server, error) {
 	return r, nil
 }
 
+// Replication is a primary with its replicas.
+type Replication struct {
+	Primary  *Server
+	Replicas []*Server
+}
+
+// NewReplication starts a primary on which sql has been run, and a replica for each of options. Stop must be called.
+func NewReplication(sql string, options ...[]string) (*Replication, error) {
+	primary, err := New()
+	if err != nil {
+		return nil, err
+	}
+	r := &Replication{Primary: primary}
+	err = primary.Exec("postgres", sql)
+	for _, o := range options {
+		if err != nil {
+			break
+		}
+		var s *Server
+		if s, err = primary.Replica(o...); err == nil {
+			r.Replicas = append(r.Replicas, s)
+		}
+	}
+	if err != nil {
+		r.Stop()
+		return nil, err
+	}
+	return r, nil
+}
+
+// URLs gives the connection URLs of the replicas.
+func (r *Replication) URLs(database string) (out []string) {
+	for _, s := range r.Replicas {
+		out = append(out, s.URL(database))
+	}
+	return out
+}
+
+// Stop ends all of them.
+func (r *Replication) Stop() {
+	for _, s := range r.Replicas {
+		s.Stop()
+	}
+	r.Primary.Stop()
+}
+
 // Freeze stops the server and its processes where they are, until Thaw: it answers nobody, and connections stay.
 func (s *Server) Freeze() error { return s.signal(syscall.SIGSTOP) }
 

@@ -68,38 +68,10 @@ func (b *bounds) timeout(name string, cause error) error {
 	}
 }
 
-func overloaded(source string, waited time.Duration) error {
-	return &mcp.ToolError{
-		Kind: kindOverloaded,
-		Message: fmt.Sprintf("source %q: no connection became free within %s; try again in a second",
-			source, waited.Round(time.Millisecond)),
-		Meta: []byte(`"millrace/retryAfterMs":1000`),
-	}
-}
-
-func crowded(source string, waiting int) error {
-	return &mcp.ToolError{
-		Kind:    kindOverloaded,
-		Message: fmt.Sprintf("source %q: %d statements wait for a connection already; try again in a second", source, waiting),
-		Meta:    []byte(`"millrace/retryAfterMs":1000`),
-	}
-}
-
-func overloadedWrites(source string, most int, waited time.Duration) error {
-	return &mcp.ToolError{
-		Kind: kindOverloaded,
-		Message: fmt.Sprintf("source %q: %d writes run already (write_concurrency), and none ended within %s; nothing was changed; try again in a second",
-			source, most, max(waited, 0).Round(time.Millisecond)),
-		Meta: []byte(`"millrace/retryAfterMs":1000`),
-	}
-}
-
-func crowdedWrites(source string, waiting int64) error {
-	return &mcp.ToolError{
-		Kind:    kindOverloaded,
-		Message: fmt.Sprintf("source %q: %d writes wait for their turn already; nothing was changed; try again in a second", source, waiting),
-		Meta:    []byte(`"millrace/retryAfterMs":1000`),
-	}
+// overloaded refuses what cannot be served in time: nothing was done.
+func overloaded(source, why string) error {
+	return &mcp.ToolError{Kind: kindOverloaded, Meta: []byte(`"millrace/retryAfterMs":1000`),
+		Message: fmt.Sprintf("source %q: %s; try again in a second", source, why)}
 }
 
 func unavailable(source string, cause error) error {

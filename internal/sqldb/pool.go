@@ -3,6 +3,7 @@ package sqldb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/bits"
 	"math/rand/v2"
 	"slices"
@@ -209,7 +210,7 @@ func (p *pool[C]) getSlow(run lease) (C, error) {
 	case len(p.waiters) >= max(leastWaiters, waitersEach*(p.size+p.overflow)):
 		n := len(p.waiters)
 		p.mu.Unlock()
-		return none, crowded(p.source, n)
+		return none, overloaded(p.source, fmt.Sprintf("%d statements wait for a connection already", n))
 	}
 	w := &waiter[C]{run: run, grant: make(chan grant[C], 1)}
 	p.waiters = append(p.waiters, w)
@@ -226,7 +227,7 @@ func (p *pool[C]) getSlow(run lease) (C, error) {
 	case <-run.ctx.Done():
 		g = p.leave(w, run.ctx.Err())
 	case <-timer.C:
-		g = p.leave(w, overloaded(p.source, most))
+		g = p.leave(w, overloaded(p.source, fmt.Sprintf("no connection became free within %s", most.Round(time.Millisecond))))
 	}
 	p.mu.Lock()
 	p.waitTime += time.Since(started)

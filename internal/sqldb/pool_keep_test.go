@@ -20,6 +20,19 @@ func (o *poolOpener) count() int {
 	return o.open
 }
 
+// takes takes n connections.
+func (p *pool[C]) takes(t *testing.T, n int) (taken []C) {
+	t.Helper()
+	for range n {
+		c, err := p.get(t.Context(), time.Now().Add(time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken = append(taken, c)
+	}
+	return taken
+}
+
 func keptPool(o *poolOpener, cfg PoolConfig, check func(*poolConn) error) *pool[*poolConn] {
 	p := newPool("test", "primary", cfg, o.new)
 	p.check = check
@@ -37,14 +50,7 @@ func TestPoolKeepsSomeIdle(t *testing.T) {
 		if s := p.stats(); s.Open != 3 || s.Idle != 3 {
 			t.Fatalf("%d are open and %d idle, want 3", s.Open, s.Idle)
 		}
-		var taken []*poolConn
-		for range 2 {
-			c, err := p.get(t.Context(), time.Now().Add(time.Second))
-			if err != nil {
-				t.Fatal(err)
-			}
-			taken = append(taken, c)
-		}
+		taken := p.takes(t, 2)
 		time.Sleep(2 * keepEvery)
 		if s := p.stats(); s.Open != 4 || s.Idle != 2 { // and no more than size for their sake
 			t.Errorf("%d are open and %d idle, want 4 and 2", s.Open, s.Idle)
@@ -62,14 +68,7 @@ func TestPoolConnectionsDoNotLiveForEver(t *testing.T) {
 		o := &poolOpener{takes: time.Millisecond}
 		p := keptPool(o, PoolConfig{Size: 20, Wait: conf.Duration(time.Second), Lifetime: conf.Duration(life)}, nil)
 		defer p.close()
-		var taken []*poolConn
-		for range 20 {
-			c, err := p.get(t.Context(), time.Now().Add(time.Hour))
-			if err != nil {
-				t.Fatal(err)
-			}
-			taken = append(taken, c)
-		}
+		taken := p.takes(t, 20)
 		var ends []time.Time
 		for _, c := range taken {
 			if left := time.Until(c.until); left > life || left < life*9/10-time.Second {
@@ -113,18 +112,8 @@ func TestPoolAsksIdleConnections(t *testing.T) {
 			return nil
 		})
 		defer p.close()
-		a, err := p.get(t.Context(), time.Now().Add(time.Hour))
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := p.get(t.Context(), time.Now().Add(time.Hour))
-		if err != nil {
-			t.Fatal(err)
-		}
-		busy, err := p.get(t.Context(), time.Now().Add(time.Hour))
-		if err != nil {
-			t.Fatal(err)
-		}
+		taken := p.takes(t, 3)
+		a, b, busy := taken[0], taken[1], taken[2]
 		mu.Lock()
 		dead[a], dead[busy] = true, true
 		mu.Unlock()

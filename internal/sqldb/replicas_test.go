@@ -21,41 +21,26 @@ import (
 
 // replication is a primary with replicas of its own, for tests that do something to them. They run one after the other: each has
 // several servers.
-type replication struct {
-	primary  *pgtest.Server
-	replicas []*pgtest.Server
-}
+type replication struct{ *pgtest.Replication }
 
 // newReplication starts one with a replica for each of options.
 func newReplication(t *testing.T, options ...[]string) *replication {
 	t.Helper()
-	primary, err := pgtest.New()
+	r, err := pgtest.NewReplication("CREATE TABLE n (id bigint PRIMARY KEY, v bigint NOT NULL); INSERT INTO n SELECT i, 0 FROM generate_series(0, 99) AS i", options...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(primary.Stop)
-	if err := primary.Exec("postgres", "CREATE TABLE n (id bigint PRIMARY KEY, v bigint NOT NULL); INSERT INTO n SELECT i, 0 FROM generate_series(0, 99) AS i"); err != nil {
-		t.Fatal(err)
-	}
-	r := &replication{primary: primary}
-	for _, o := range options {
-		s, err := primary.Replica(o...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(s.Stop)
-		r.replicas = append(r.replicas, s)
-	}
-	return r
+	t.Cleanup(r.Stop)
+	return &replication{r}
 }
 
 // open opens a source on all of them and waits until each replica is known.
 func (r *replication) open(t *testing.T, change ...func(*Config)) *replicated {
 	t.Helper()
 	cfg := DefaultConfig()
-	cfg.Postgres = &PostgresConfig{Primary: conf.Secret(r.primary.URL("postgres"))}
-	for _, s := range r.replicas {
-		cfg.Postgres.Replicas = append(cfg.Postgres.Replicas, conf.Secret(s.URL("postgres")))
+	cfg.Postgres = &PostgresConfig{Primary: conf.Secret(r.Primary.URL("postgres"))}
+	for _, url := range r.URLs("postgres") {
+		cfg.Postgres.Replicas = append(cfg.Postgres.Replicas, conf.Secret(url))
 	}
 	for _, f := range change {
 		f(&cfg)
@@ -328,7 +313,7 @@ func TestReplicasThatFail(t *testing.T) {
 		{"hangs", (*pgtest.Server).Freeze, (*pgtest.Server).Thaw},
 		{"vanishes", func(s *pgtest.Server) error { s.Kill(); return nil }, (*pgtest.Server).Start},
 	} {
-		if err := what.away(r.replicas[0]); err != nil {
+		if err := what.away(r.Replicas[0]); err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
@@ -336,7 +321,7 @@ func TestReplicasThatFail(t *testing.T) {
 		t.Logf("a replica that %s is out after %s", what.name, time.Since(began))
 		before := reads.Load()
 		polltest.Until(t, "reads go on", func() bool { return reads.Load() > before+50 })
-		if err := what.now(r.replicas[0]); err != nil {
+		if err := what.now(r.Replicas[0]); err != nil {
 			t.Fatal(err)
 		}
 		began = time.Now()
@@ -365,7 +350,7 @@ func TestReadsWithoutThePrimary(t *testing.T) {
 		v, on, err := q.get(person("writer"), 1)
 		return err == nil && v == 5 && on > 0
 	})
-	r.primary.Kill()
+	r.Primary.Kill()
 	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); {
 		if v, on, err := q.get(person("reader"), 1); err != nil || v != 5 || on == 0 {
 			t.Fatalf("%d on %d, %v", v, on, err)
@@ -376,7 +361,7 @@ func TestReadsWithoutThePrimary(t *testing.T) {
 	if !errors.As(err, &tool) || tool.Kind != kindUnavailable {
 		t.Errorf("a write: %v", err)
 	}
-	if err := r.primary.Start(); err != nil {
+	if err := r.Primary.Start(); err != nil {
 		t.Fatal(err)
 	}
 	polltest.Until(t, "writes are back", func() bool { return q.set(person("writer"), 1, 7) == nil })
@@ -392,11 +377,11 @@ func TestAnotherServerIsNoReplica(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.replicas[0].Promote(); err != nil { // of the same system, and a primary
+	if err := r.Replicas[0].Promote(); err != nil { // of the same system, and a primary
 		t.Fatal(err)
 	}
 	cfg := DefaultConfig()
-	cfg.Postgres = &PostgresConfig{Primary: conf.Secret(r.primary.URL("postgres")), Replicas: []conf.Secret{conf.Secret(other.URL("postgres")), conf.Secret(r.replicas[0].URL("postgres"))}}
+	cfg.Postgres = &PostgresConfig{Primary: conf.Secret(r.Primary.URL("postgres")), Replicas: []conf.Secret{conf.Secret(other.URL("postgres")), conf.Secret(r.Replicas[0].URL("postgres"))}}
 	opened, err := New("shop", cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package sqldb
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"time"
 )
@@ -28,7 +29,7 @@ func (g *writeGate) enter(ctx context.Context, deadline time.Time) error {
 	}
 	defer g.waiting.Add(-1)
 	if n := g.waiting.Add(1); n > int64(max(leastWaiters, waitersEach*cap(g.slots))) {
-		return crowdedWrites(g.source, n-1)
+		return overloaded(g.source, fmt.Sprintf("%d writes wait for their turn already; nothing was changed", n-1))
 	}
 	most := min(g.wait, time.Until(deadline))
 	timer := time.NewTimer(most)
@@ -39,7 +40,7 @@ func (g *writeGate) enter(ctx context.Context, deadline time.Time) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-timer.C:
-		return overloadedWrites(g.source, cap(g.slots), most)
+		return overloaded(g.source, fmt.Sprintf("%d writes run already (write_concurrency), and none ended within %s; nothing was changed", cap(g.slots), max(most, 0).Round(time.Millisecond)))
 	}
 }
 
