@@ -98,7 +98,7 @@ func newL3(cfg L3Config, every time.Duration, db Database, tags *Tags, count Cou
 	}
 	var fault error
 	compile := func(sql string, mode sqldb.Mode, params ...string) sqldb.Query {
-		q, err := db.Compile(sqldb.Spec{Name: "cache.l3", Text: sql, Params: text(params...), Mode: mode, MaxBytes: 256 << 20, Timeout: 30 * time.Second})
+		q, err := db.Compile(sqldb.Spec{Name: "cache.l3", Text: sql, Params: text(params...), Mode: mode, MaxBytes: 256 << 20, Timeout: 30 * time.Second, Own: true})
 		if err != nil {
 			fault = errors.Join(fault, fmt.Errorf("the statements of cache.l3: %w", err))
 		}

@@ -18,13 +18,17 @@ const negativeTTL = 5 * time.Second
 const mostTags = 32
 
 // cachePolicy turns `cache:` at path into the policy's fields.
-func (b *builder) cachePolicy(p *mcp.Policy, path string, c *CachePolicy, params []parameter) {
+func (b *builder) cachePolicy(p *mcp.Policy, path, source string, c *CachePolicy, params []parameter) {
 	if c == nil {
 		return
 	}
 	scope, ok := mcp.ParseScope(c.Scope)
 	if !ok {
 		b.fault(path+".scope", fmt.Sprintf("%q is no scope", c.Scope), "use private, tenant or public")
+	}
+	if may := b.widest(source); ok && scope > may {
+		b.fault(path+".scope", fmt.Sprintf("is %s, but what source %q gives depends on the caller's %s (db_settings)", scope, source, map[mcp.Scope]string{
+			mcp.ScopePrivate: "$subject", mcp.ScopeTenant: "$tenant"}[may]), "write "+may.String())
 	}
 	ttl := b.deps.TTL
 	if c.TTL != nil {
@@ -42,6 +46,14 @@ func (b *builder) cachePolicy(p *mcp.Policy, path string, c *CachePolicy, params
 			b.tagged[skeleton(text)] = true
 		}
 	}
+}
+
+// widest is the widest scope in which a source's results may be shared.
+func (b *builder) widest(source string) mcp.Scope {
+	if src := b.deps.Sources[source].Source; src != nil {
+		return src.Widest()
+	}
+	return mcp.ScopePublic // its own fault has been told
 }
 
 // tags compiles a list of tags.
@@ -134,6 +146,11 @@ func (b *builder) writes(t *tool, tools map[string]*tool) *writeThrough {
 		return nil
 	case !read.Annotations.ReadOnlyHint || read.Cache == nil:
 		b.fault(path+".tool", fmt.Sprintf("tool %q is not cached", read.Name), "give it cache:, or remove this")
+		return nil
+	}
+	if may := b.widest(t.Source); read.policy.Scope > may {
+		b.fault(path+".tool", fmt.Sprintf("tool %q is cached as %s, but what source %q gives depends on the caller (db_settings)", read.Name, read.policy.Scope, t.Source),
+			"use tags and invalidates instead")
 		return nil
 	}
 	w := &writeThrough{write: t, read: read}

@@ -12,23 +12,24 @@ import (
 
 // Tool is one entry of `tools:`.
 type Tool struct {
-	Name          string        `yaml:"name" required:"true" desc:"What clients call: letters, digits, '_', '-' and '.', at most 128."`
-	Title         string        `yaml:"title" desc:"A name for people."`
-	Source        string        `yaml:"source" required:"true" desc:"One of sources: where the statement runs."`
-	Description   string        `yaml:"description" required:"true" desc:"What the tool does and when to use it; agents choose by it."`
-	Statement     string        `yaml:"statement" required:"true" expand:"none" desc:"One SQL statement with named parameters (:name). They are bound, never spliced into the text."`
-	Parameters    []Parameter   `yaml:"parameters" desc:"The arguments of the tool, each used in the statement."`
-	Annotations   Annotations   `yaml:"annotations" desc:"Hints for clients. readOnlyHint: true makes the tool read-only, and that is enforced; without it the tool is a write."`
-	Cache         *CachePolicy  `yaml:"cache" desc:"Serve results from the cache; read-only tools only. cache: {} takes the defaults."`
-	Timeout       conf.Duration `yaml:"timeout" desc:"How long a call may take; clients can only ask for less."`
-	MaxRows       int           `yaml:"max_rows" desc:"A result ends after this many rows, with a notice."`
-	MaxBytes      conf.Size     `yaml:"max_bytes" desc:"A result ends before it grows beyond this, with a notice."`
-	RequireScopes []string      `yaml:"require_scopes" desc:"Callers without all of these do not see the tool."`
-	Confirm       string        `yaml:"confirm" desc:"Ask the user before the write is kept, with this question; {n} is the number of rows that it affects."`
-	Updates       []string      `yaml:"updates" expand:"none" desc:"Addresses of resources that a call changes, with {parameters} of the tool, like city://{id}: clients that watch them are told. Not for cached resources."`
-	Invalidates   []string      `yaml:"invalidates" expand:"none" desc:"Tags of cached results that a call makes void, with {parameters} of the tool, like city:{id}."`
-	Writes        *Writes       `yaml:"writes" desc:"The cached read whose result a call changes: its entries are void, and the row that the call returns takes their place."`
-	Output        any           `yaml:"output" expand:"none" desc:"JSON Schema of the structured result; without it, made from the statement's columns."`
+	Name          string            `yaml:"name" required:"true" desc:"What clients call: letters, digits, '_', '-' and '.', at most 128."`
+	Title         string            `yaml:"title" desc:"A name for people."`
+	Source        string            `yaml:"source" required:"true" desc:"One of sources: where the statement runs."`
+	Description   string            `yaml:"description" required:"true" desc:"What the tool does and when to use it; agents choose by it."`
+	Statement     string            `yaml:"statement" required:"true" expand:"none" desc:"One SQL statement with named parameters (:name). They are bound, never spliced into the text."`
+	Hints         map[string]string `yaml:"hints" desc:"Settings of PostgreSQL's planner for this statement alone, such as enable_seqscan: off or work_mem: 64MB."`
+	Parameters    []Parameter       `yaml:"parameters" desc:"The arguments of the tool, each used in the statement."`
+	Annotations   Annotations       `yaml:"annotations" desc:"Hints for clients. readOnlyHint: true makes the tool read-only, and that is enforced; without it the tool is a write."`
+	Cache         *CachePolicy      `yaml:"cache" desc:"Serve results from the cache; read-only tools only. cache: {} takes the defaults."`
+	Timeout       conf.Duration     `yaml:"timeout" desc:"How long a call may take; clients can only ask for less."`
+	MaxRows       int               `yaml:"max_rows" desc:"A result ends after this many rows, with a notice."`
+	MaxBytes      conf.Size         `yaml:"max_bytes" desc:"A result ends before it grows beyond this, with a notice."`
+	RequireScopes []string          `yaml:"require_scopes" desc:"Callers without all of these do not see the tool."`
+	Confirm       string            `yaml:"confirm" desc:"Ask the user before the write is kept, with this question; {n} is the number of rows that it affects."`
+	Updates       []string          `yaml:"updates" expand:"none" desc:"Addresses of resources that a call changes, with {parameters} of the tool, like city://{id}: clients that watch them are told. Not for cached resources."`
+	Invalidates   []string          `yaml:"invalidates" expand:"none" desc:"Tags of cached results that a call makes void, with {parameters} of the tool, like city:{id}."`
+	Writes        *Writes           `yaml:"writes" desc:"The cached read whose result a call changes: its entries are void, and the row that the call returns takes their place."`
+	Output        any               `yaml:"output" expand:"none" desc:"JSON Schema of the structured result; without it, made from the statement's columns."`
 }
 
 // SetDefaults makes Tool a conf.Defaulter.
@@ -93,20 +94,21 @@ type Parameter struct {
 
 // Resource is one entry of `resources:`.
 type Resource struct {
-	URI           string        `yaml:"uri" desc:"The address of one resource. Excludes uriTemplate."`
-	URITemplate   string        `yaml:"uriTemplate" desc:"Addresses with {variables}, each a part without '/' (RFC 6570, level 1). Each is a parameter of the statement."`
-	Name          string        `yaml:"name" required:"true" desc:"A short name."`
-	Title         string        `yaml:"title" desc:"A name for people."`
-	Description   string        `yaml:"description" desc:"What it holds."`
-	MimeType      string        `yaml:"mimeType" desc:"The type of its content; rows are application/json."`
-	Source        string        `yaml:"source" required:"true" desc:"One of sources: where the statement runs."`
-	Statement     string        `yaml:"statement" required:"true" expand:"none" desc:"One reading SQL statement; the template's variables are its parameters. From a template, no row means not found."`
-	Parameters    []Parameter   `yaml:"parameters" desc:"Types and bounds of the template's variables; a string where absent."`
-	Cache         *CachePolicy  `yaml:"cache" desc:"Serve it from the cache, and let clients keep it as long."`
-	Timeout       conf.Duration `yaml:"timeout" desc:"How long a read may take."`
-	MaxRows       int           `yaml:"max_rows" desc:"The most rows."`
-	MaxBytes      conf.Size     `yaml:"max_bytes" desc:"The most bytes."`
-	RequireScopes []string      `yaml:"require_scopes" desc:"Callers without all of these do not see the resource."`
+	URI           string            `yaml:"uri" desc:"The address of one resource. Excludes uriTemplate."`
+	URITemplate   string            `yaml:"uriTemplate" desc:"Addresses with {variables}, each a part without '/' (RFC 6570, level 1). Each is a parameter of the statement."`
+	Name          string            `yaml:"name" required:"true" desc:"A short name."`
+	Title         string            `yaml:"title" desc:"A name for people."`
+	Description   string            `yaml:"description" desc:"What it holds."`
+	MimeType      string            `yaml:"mimeType" desc:"The type of its content; rows are application/json."`
+	Source        string            `yaml:"source" required:"true" desc:"One of sources: where the statement runs."`
+	Statement     string            `yaml:"statement" required:"true" expand:"none" desc:"One reading SQL statement; the template's variables are its parameters. From a template, no row means not found."`
+	Hints         map[string]string `yaml:"hints" desc:"Settings of PostgreSQL's planner for this statement alone."`
+	Parameters    []Parameter       `yaml:"parameters" desc:"Types and bounds of the template's variables; a string where absent."`
+	Cache         *CachePolicy      `yaml:"cache" desc:"Serve it from the cache, and let clients keep it as long."`
+	Timeout       conf.Duration     `yaml:"timeout" desc:"How long a read may take."`
+	MaxRows       int               `yaml:"max_rows" desc:"The most rows."`
+	MaxBytes      conf.Size         `yaml:"max_bytes" desc:"The most bytes."`
+	RequireScopes []string          `yaml:"require_scopes" desc:"Callers without all of these do not see the resource."`
 }
 
 // SetDefaults makes Resource a conf.Defaulter.

@@ -223,7 +223,7 @@ func (b *builder) tool(path string, d Tool) *tool {
 		mode = sqldb.ReadOnly
 	}
 	t.policy = mcp.Policy{Timeout: d.Timeout.Std(), MaxBytes: int(d.MaxBytes)}
-	b.cachePolicy(&t.policy, path+".cache", d.Cache, t.table.params)
+	b.cachePolicy(&t.policy, path+".cache", d.Source, d.Cache, t.table.params)
 	if tags := t.policy.Tags; t.policy.Cacheable {
 		t.policy.Tags = func(args []mcp.Value) []string {
 			var out []string
@@ -251,7 +251,7 @@ func (b *builder) tool(path string, d Tool) *tool {
 		}
 	}
 	t.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: specParams(t.table), Mode: mode,
-		MaxRows: d.MaxRows, MaxBytes: int(d.MaxBytes), Timeout: d.Timeout.Std()})
+		MaxRows: d.MaxRows, MaxBytes: int(d.MaxBytes), Timeout: d.Timeout.Std(), Hints: d.Hints})
 	if t.query != nil {
 		b.statements[len(b.statements)-1].tool = t
 	}
@@ -305,13 +305,13 @@ func (b *builder) resource(path string, d Resource) *resource {
 	r.table, faults = compileTable(path+".parameters", params)
 	b.faults = append(b.faults, faults...)
 	r.policy = mcp.Policy{Timeout: d.Timeout.Std(), MaxBytes: int(d.MaxBytes)}
-	b.cachePolicy(&r.policy, path+".cache", d.Cache, r.table.params)
+	b.cachePolicy(&r.policy, path+".cache", d.Source, d.Cache, r.table.params)
 	r.hints = &mcp.Hints{TTL: r.policy.TTL, Scope: r.policy.Scope}
 	if len(d.RequireScopes) > 0 { // a shared cache on the way does not ask for scopes, as ours does
 		r.hints.Scope = mcp.ScopePrivate
 	}
 	r.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: specParams(r.table), Mode: sqldb.ReadOnly,
-		MaxRows: d.MaxRows, MaxBytes: int(d.MaxBytes), Timeout: d.Timeout.Std()})
+		MaxRows: d.MaxRows, MaxBytes: int(d.MaxBytes), Timeout: d.Timeout.Std(), Hints: d.Hints})
 	r.version = b.version(path, []any{d, r.policy.TTL}, d.Source)
 	r.listed, r.invoke = r.line(), r.read
 	return r

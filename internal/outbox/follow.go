@@ -95,7 +95,7 @@ type compiler struct {
 }
 
 func (c *compiler) query(text string, mode sqldb.Mode, params ...sqldb.Param) sqldb.Query {
-	q, err := c.source.Compile(sqldb.Spec{Name: "events", Text: text, Params: params, Mode: mode, MaxBytes: 64 << 20, Timeout: queryTime})
+	q, err := c.source.Compile(sqldb.Spec{Name: "events", Text: text, Params: params, Mode: mode, MaxBytes: 64 << 20, Timeout: queryTime, Own: true})
 	c.err = errors.Join(c.err, err)
 	return q
 }

@@ -129,7 +129,7 @@ const queryTime = 10 * time.Second
 
 // rows runs a query that is needed once.
 func rows[T any](ctx context.Context, source sqldb.Source, text string) ([]T, error) {
-	q, err := source.Compile(sqldb.Spec{Name: "events", Text: text, Mode: sqldb.ReadOnly, Timeout: queryTime})
+	q, err := source.Compile(sqldb.Spec{Name: "events", Text: text, Mode: sqldb.ReadOnly, Timeout: queryTime, Own: true})
 	if err != nil {
 		return nil, err
 	}

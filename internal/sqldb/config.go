@@ -10,12 +10,13 @@ import (
 
 // Config is one entry of `sources:`. Exactly one engine is set.
 type Config struct {
-	SQLite       *SQLiteConfig   `yaml:"sqlite" desc:"A SQLite database file. Excludes postgres."`
-	Postgres     *PostgresConfig `yaml:"postgres" desc:"A PostgreSQL database. Excludes sqlite."`
-	Pool         PoolConfig      `yaml:"pool" desc:"Connections to the database."`
-	Writes       int             `yaml:"write_concurrency" desc:"How many writes run at a time; others wait before they take a connection from reads. SQLite has one writer."`
-	MaxLag       conf.Duration   `yaml:"max_lag" desc:"How far behind the primary a replica may be to take reads."`
-	QueryTimeout conf.Duration   `yaml:"query_timeout" desc:"How long one statement may take, waiting for a connection included. A tool's own timeout can only be shorter."`
+	SQLite       *SQLiteConfig     `yaml:"sqlite" desc:"A SQLite database file. Excludes postgres."`
+	Postgres     *PostgresConfig   `yaml:"postgres" desc:"A PostgreSQL database. Excludes sqlite."`
+	Pool         PoolConfig        `yaml:"pool" desc:"Connections to the database."`
+	Writes       int               `yaml:"write_concurrency" desc:"How many writes run at a time; others wait before they take a connection from reads. SQLite has one writer."`
+	MaxLag       conf.Duration     `yaml:"max_lag" desc:"How far behind the primary a replica may be to take reads."`
+	Settings     map[string]string `yaml:"db_settings" desc:"Settings of PostgreSQL for each statement's transaction, such as app.tenant: $tenant for row-level security. $tenant and $subject stand for the caller's. What is read with $tenant is cached for one tenant at most, with $subject for one caller."`
+	QueryTimeout conf.Duration     `yaml:"query_timeout" desc:"How long one statement may take, waiting for a connection included. A tool's own timeout can only be shorter."`
 }
 
 // SQLiteConfig says which file a source reads.
@@ -90,6 +91,10 @@ func (c *Config) Validate() conf.Faults {
 	}
 	if c.Postgres != nil {
 		fs = append(fs, c.validateReplicas()...)
+	}
+	fs = append(fs, validateSettings(c.Settings)...)
+	if c.SQLite != nil && len(c.Settings) > 0 {
+		add("db_settings", "are PostgreSQL's: SQLite has none", "remove them; a statement gets what it needs in its parameters")
 	}
 	if c.MaxLag.Std() < shortestLag || c.MaxLag.Std() > longestLag {
 		add("max_lag", fmt.Sprintf("is %s", c.MaxLag.Std()), fmt.Sprintf("give %s to %s", shortestLag, longestLag))

@@ -47,7 +47,7 @@ type postgresSource struct {
 	log    *slog.Logger
 
 	mu      sync.Mutex        // guards what follows
-	numbers map[string]int    // of the statements, by SQL text: one text is prepared once on each connection
+	numbers map[string]int    // of the statements, by SQL text and that of its settings: they are prepared once on each connection
 	types   map[uint32]pgType // the server's own types, by OID
 	down    bool              // the last attempt to connect failed: logged once
 }
@@ -262,7 +262,7 @@ func (c *pgConn) close() {
 // Compile implements Source. Statements of one text share their prepared statements, so that a reload adds none.
 func (s *postgresSource) Compile(spec Spec) (Query, error) {
 	st, faults := parse(spec.Text, dialectPostgres, spec.Params, spec.Mode)
-	if err := faults.Err(); err != nil {
+	if err := append(faults, validateHints(spec.Hints)...).Err(); err != nil {
 		return nil, err
 	}
 	q := &pgQuery{source: s, spec: spec, statement: st, locks: strings.Contains(strings.ToLower(st.sql), "advisory_lock")}
@@ -270,12 +270,19 @@ func (s *postgresSource) Compile(spec Spec) (Query, error) {
 		q.fetch = uint32(min(spec.MaxRows, 1<<30)) + 1 // one more tells that there were more
 	}
 	q.span, q.limit = queryTimeout(s.cfg.QueryTimeout.Std(), spec.Timeout)
+	text := st.sql
+	if !spec.Own {
+		if q.settings = newSettings(s.cfg.Settings, spec.Hints); q.settings != nil {
+			// The server keeps a plan with a prepared statement: under other settings it is another one.
+			text += fmt.Sprintf("\x00%s\x00%q", q.settings.sql, q.settings.values)
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	number, ok := s.numbers[st.sql]
+	number, ok := s.numbers[text]
 	if !ok {
 		number = len(s.numbers)
-		s.numbers[st.sql] = number
+		s.numbers[text] = number
 	}
 	q.number = number
 	return q, nil
@@ -319,6 +326,7 @@ func (c *pgConn) run(control int) error {
 // pgStmt is a prepared statement with its columns.
 type pgStmt struct {
 	description *pgconn.StatementDescription
+	settings    string // the prepared statement of the query's settings; "" for none
 	columns     []pgColumn
 	formats     []int16 // of the results: text, but bytes come as they are
 }
@@ -369,6 +377,13 @@ func (c *pgConn) stmt(ctx context.Context, q *pgQuery) (*pgStmt, error) {
 		}
 		st.columns = append(st.columns, column)
 	}
+	if q.settings != nil { // last: what fails before would leave it
+		st.settings = "millrace_s" + strconv.Itoa(q.number)
+		if _, err := c.conn.Prepare(ctx, st.settings, q.settings.sql, nil); err != nil {
+			_ = c.conn.Deallocate(ctx, name)
+			return nil, err
+		}
+	}
 	if n := q.number + 1 - len(c.stmts); n > 0 {
 		c.stmts = slices.Grow(c.stmts, n)[:q.number+1]
 	}
@@ -382,6 +397,9 @@ func (c *pgConn) forget(q *pgQuery) {
 		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
 		defer cancel()
 		_ = c.conn.Deallocate(ctx, st.description.Name)
+		if st.settings != "" {
+			_ = c.conn.Deallocate(ctx, st.settings)
+		}
 		c.stmts[q.number] = nil
 	}
 }

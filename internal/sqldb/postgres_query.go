@@ -24,9 +24,10 @@ type pgQuery struct {
 	source    *postgresSource
 	spec      Spec
 	statement statement
-	number    int    // index of its prepared statement on every connection
-	fetch     uint32 // rows that a read asks the server for; 0 for all
-	locks     bool   // the text may take the session's advisory locks, which no rollback releases
+	settings  *settings // nil for none
+	number    int       // index of its prepared statement on every connection
+	fetch     uint32    // rows that a read asks the server for; 0 for all
+	locks     bool      // the text may take the session's advisory locks, which no rollback releases
 	span      time.Duration
 	limit     limit
 
@@ -247,7 +248,7 @@ var errBehind = errors.New("the replica is behind")
 // The messages are written and read one by one, since pgconn's batch allocates for each of its statements: 2 of 46 µs.
 func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution) ([]byte, Outcome, error) {
 	asks := x.after > c.replayed
-	commands := q.sendTransaction(c, st, asks)
+	commands := q.sendTransaction(c, st, x, asks)
 	if err := c.sync(); err != nil {
 		return dst, Outcome{}, err
 	}
@@ -269,12 +270,13 @@ func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution) ([]byte,
 // then, until it has sent them; an idle connection is not to keep them alive.
 //
 // replayed asks a replica before the statement, which takes its snapshot after that, how far it has come.
-func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt, replayed bool) (commands int) {
+func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt, x *Execution, replayed bool) (commands int) {
 	defer clear(c.values)
 	if q.spec.Mode == ReadWrite {
 		c.send(controlNames[controlBeginWrite], nil, nil, 0)
+		commands = 2 + q.sendSettings(c, st, x)
 		c.send(st.description.Name, c.values, st.formats, q.fetch)
-		return 2
+		return commands
 	}
 	begin := controlBeginRead
 	if q.source.role != primaryRole {
@@ -286,6 +288,7 @@ func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt, replayed bool) (command
 		c.send(controlNames[controlReplayed], nil, nil, 0)
 		commands++
 	}
+	commands += q.sendSettings(c, st, x)
 	c.send(st.description.Name, c.values, st.formats, q.fetch)
 	c.send(controlNames[controlRollback], nil, nil, 0)
 	if q.locks {
@@ -293,6 +296,15 @@ func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt, replayed bool) (command
 		commands++
 	}
 	return commands
+}
+
+// sendSettings queues what sets the statement's settings for its transaction. It gives the number of commands.
+func (q *pgQuery) sendSettings(c *pgConn, st *pgStmt, x *Execution) int {
+	if st.settings == "" {
+		return 0
+	}
+	c.send(st.settings, q.settings.of(x.Caller), nil, 0)
+	return 1
 }
 
 // reply reads what the server answers to sendTransaction. After an error from the server it has skipped all that was
@@ -304,7 +316,10 @@ func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, command
 	statement := 1 // its place among the commands
 	behind := asked
 	if asked {
-		statement = 2
+		statement++
+	}
+	if st.settings != "" {
+		statement++
 	}
 	for done := 0; done < commands; {
 		message, err := c.receive()
@@ -455,6 +470,13 @@ func (q *pgQuery) Describe(ctx context.Context) ([]Column, error) {
 	st, err := c.stmt(context.Background(), q)
 	if err != nil {
 		return nil, q.failure(ctx, pool.stopped(c), &b, err)
+	}
+	if q.settings != nil { // those of a caller are not known
+		if s := q.settings.constant(); s != nil {
+			if err := c.conn.ExecParams(context.Background(), s.sql, s.of(nil), nil, nil, nil).Read().Err; err != nil {
+				return nil, q.failure(ctx, pool.stopped(c), &b, err)
+			}
+		}
 	}
 	columns := make([]Column, len(st.columns))
 	for i, column := range st.columns {

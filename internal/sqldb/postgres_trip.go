@@ -68,18 +68,19 @@ type ticket struct {
 
 // rider is a read on its way. It belongs to whoever reads its wake, until then to trips or to the leader of its trip.
 type rider struct {
-	q       *pgQuery
-	x       *Execution
-	st      *pgStmt
-	looks   int // of the watch, while it waits; trips.mu guards it
-	dst     []byte
-	outcome Outcome
-	notices []notice
-	size    int    // of notices, in bytes
-	dropped int    // notices beyond their bound
-	ticket  ticket // of the trip that it is to lead
-	company []*rider
-	wake    chan wake // of one
+	q        *pgQuery
+	x        *Execution
+	st       *pgStmt
+	looks    int // of the watch, while it waits; trips.mu guards it
+	dst      []byte
+	outcome  Outcome
+	notices  []notice
+	size     int    // of notices, in bytes
+	dropped  int    // notices beyond their bound
+	commands int    // that were sent for it
+	ticket   ticket // of the trip that it is to lead
+	company  []*rider
+	wake     chan wake // of one
 }
 
 type notice struct{ severity, message string }
@@ -303,7 +304,7 @@ func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool, err
 		return false, nil
 	}
 	pool.share(c)
-	commands := q.sendTransaction(c, r.st, false)
+	r.commands = q.sendTransaction(c, r.st, r.x, false)
 	for i, other := range r.company {
 		// One whose statement this connection does not know yet, or whose arguments do not fit, runs alone.
 		if other.st = c.known(other.q); other.st == nil || other.x.after > c.replayed || other.q.bind(c, other.st, other.x.Args) != nil {
@@ -311,9 +312,9 @@ func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool, err
 			other.wake <- wakeAlone
 			continue
 		}
-		other.q.sendTransaction(c, other.st, false)
+		other.commands = other.q.sendTransaction(c, other.st, other.x, false)
 	}
-	if c.sync() != nil || !c.ride(r, commands) {
+	if c.sync() != nil || !c.ride(r) {
 		broken = false // it has been mended, or abandoned
 		return false, nil
 	}
@@ -321,7 +322,7 @@ func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool, err
 		if other == nil {
 			continue
 		}
-		if !c.ride(other, commands) {
+		if !c.ride(other) {
 			broken = false
 			return true, nil
 		}
@@ -335,12 +336,12 @@ func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool, err
 
 // ride reads the answer of one rider. It is false where there is none: then the connection has been mended or abandoned,
 // and nobody after it has an answer either.
-func (c *pgConn) ride(r *rider, commands int) bool {
+func (c *pgConn) ride(r *rider) bool {
 	c.notice = nil
 	if r.x.Notice != nil {
 		c.notice = r.note
 	}
-	out, outcome, err := r.q.reply(r.dst, c, r.st, r.x, commands, false)
+	out, outcome, err := r.q.reply(r.dst, c, r.st, r.x, r.commands, false)
 	if err == nil {
 		r.dst, r.outcome = out, outcome
 		return true

@@ -179,7 +179,7 @@ func newReplicated(name string, cfg Config, log *slog.Logger) (Source, error) {
 	}
 	r := &replicated{postgresSource: primary, maxLag: cfg.MaxLag.Std()}
 	r.known.Store(newPositions())
-	if r.position, err = primary.Compile(Spec{Name: "position", Text: "SELECT CAST(pg_current_wal_insert_lsn() AS text) AS lsn"}); err != nil {
+	if r.position, err = primary.Compile(Spec{Name: "position", Text: "SELECT CAST(pg_current_wal_insert_lsn() AS text) AS lsn", Own: true}); err != nil {
 		primary.Close()
 		return nil, err
 	}

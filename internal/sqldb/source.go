@@ -46,6 +46,8 @@ type Source interface {
 	Script(ctx context.Context, statements []string) error
 	// Dialect says how the database writes SQL.
 	Dialect() Dialect
+	// Widest is the widest scope in which results of its statements may be shared: they depend on the caller where db_settings do.
+	Widest() mcp.Scope
 	// Stats gives the pool's figures now.
 	Stats() []PoolStats
 	// Close waits for running statements, then closes every connection.
@@ -61,6 +63,10 @@ type Spec struct {
 	MaxRows  int // 0 for no bound
 	MaxBytes int // of the encoded rows; 0 for no bound
 	Timeout  time.Duration
+	// Hints are settings of the planner for this statement, by name; PostgreSQL alone has any.
+	Hints map[string]string
+	// Own tells that the statement is one of Millrace's own: it runs as the source's user, without its db_settings.
+	Own bool
 }
 
 // Param is a parameter that the statement may name. Order is that of Execution.Args.
@@ -86,7 +92,7 @@ type Execution struct {
 	// Confirm, where set, is asked with the number of rows that a ReadWrite statement affected, before the commit. When
 	// it returns false the transaction is rolled back and Outcome.RolledBack is set. It must not block.
 	Confirm func(rows int64) bool
-	// Caller is whose own writes a read must see, where there are replicas; nil for nobody's.
+	// Caller is whose own writes a read must see, where there are replicas, and whose names are in the source's db_settings; nil for nobody.
 	Caller *mcp.Caller
 	// Everybody says of a write that others are told of it: they must read it too.
 	Everybody bool

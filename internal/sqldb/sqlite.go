@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"millrace/internal/conf"
 	"runtime"
 	"sync"
 	"time"
@@ -66,6 +67,9 @@ func (s *sqliteSource) open(mode Mode) (*sqliteConn, error) {
 // that no tool uses any more stay prepared until the source is closed.
 func (s *sqliteSource) Compile(spec Spec) (Query, error) {
 	st, faults := parse(spec.Text, dialectSQLite, spec.Params, spec.Mode)
+	if len(spec.Hints) > 0 {
+		faults = append(faults, conf.Fault{Path: "hints", Message: "are settings of PostgreSQL's planner", Fix: "write INDEXED BY and the index's name behind the table in the statement"})
+	}
 	if err := faults.Err(); err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"millrace/internal/mcp"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -21,6 +22,12 @@ func (s *sqliteSource) Dialect() Dialect { return SQLite }
 
 // Dialect implements Source.
 func (s *postgresSource) Dialect() Dialect { return PostgreSQL }
+
+// Widest implements Source.
+func (s *sqliteSource) Widest() mcp.Scope { return mcp.ScopePublic }
+
+// Widest implements Source.
+func (s *postgresSource) Widest() mcp.Scope { return widest(s.cfg.Settings) }
 
 // Watch implements Source.
 func (s *sqliteSource) Watch(ctx context.Context, _ string, woke func()) error {
