@@ -26,6 +26,7 @@ type callCmd struct {
 	Key       string        `help:"The API key." env:"MILLRACE_KEY"`
 	Timeout   time.Duration `help:"How long to wait." default:"30s"`
 	Yes       bool          `help:"Answer yes where the tool asks to confirm." short:"y"`
+	Once      string        `help:"The call's idempotency key, for a tool with idempotency: the same key again gives the first answer." name:"idempotency-key"`
 	JSON      bool          `help:"Print the whole result instead of its rows."`
 
 	session *client.Session
@@ -210,7 +211,11 @@ func (c *callCmd) request(ctx context.Context, method, name string, params map[s
 		return nil, err
 	}
 	var failed error
-	call := &client.Call{Method: method, Name: name, Params: raw[1 : len(raw)-1], Headers: headers, Ask: func(method string, params []byte) ([]byte, *mcp.Error) {
+	var meta []byte
+	if c.Once != "" && method == "tools/call" {
+		meta = mcp.AppendText([]byte(`"millrace/idempotencyKey":`), c.Once)
+	}
+	call := &client.Call{Method: method, Name: name, Params: raw[1 : len(raw)-1], Meta: meta, Headers: headers, Ask: func(method string, params []byte) ([]byte, *mcp.Error) {
 		if method != "elicitation/create" {
 			return nil, mcp.Errorf(mcp.CodeMethodNotFound, "only questions to the user are answered")
 		}

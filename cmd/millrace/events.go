@@ -19,15 +19,15 @@ type eventsFlags struct {
 	Config string `help:"The configuration file." short:"c" required:"" placeholder:"FILE"`
 }
 
-// eventsTime bounds the work on the database, which may have to wait for locks of the tables.
-const eventsTime = time.Minute
+// installTime bounds the work on the database, which may have to wait for locks of the tables.
+const installTime = time.Minute
 
 type eventsInstallCmd struct{ eventsFlags }
 
 func (c *eventsInstallCmd) Run() error {
 	ctx, stop := untilSignal()
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, eventsTime)
+	ctx, cancel := context.WithTimeout(ctx, installTime)
 	defer cancel()
 	tables, err := app.InstallEvents(ctx, c.Config, c.Source, false)
 	if err != nil {
@@ -42,7 +42,7 @@ type eventsRemoveCmd struct{ eventsFlags }
 func (c *eventsRemoveCmd) Run() error {
 	ctx, stop := untilSignal()
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, eventsTime)
+	ctx, cancel := context.WithTimeout(ctx, installTime)
 	defer cancel()
 	if _, err := app.InstallEvents(ctx, c.Config, c.Source, true); err != nil {
 		return err

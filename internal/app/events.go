@@ -5,9 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"log/slog"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -130,19 +128,7 @@ func (h *heardChanges) Settled() bool { return !h.g.cache.Owes() }
 
 // InstallEvents writes the triggers of the tables that a file's events name in a source, or takes all of them away. It gives the names of the tables.
 func InstallEvents(ctx context.Context, file, source string, remove bool) ([]string, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("read the configuration: %w", err)
-	}
-	loaded, faults := config.Load(file, data, os.LookupEnv)
-	if len(faults) > 0 {
-		return nil, faults.Sorted()
-	}
-	cfg, ok := loaded.Sources[source]
-	if !ok {
-		return nil, fmt.Errorf("%s: there is no source %q; there are %v", file, source, slices.Sorted(maps.Keys(loaded.Sources)))
-	}
-	db, err := sqldb.New(source, cfg, slog.New(slog.DiscardHandler))
+	loaded, db, err := openSource(file, source)
 	if err != nil {
 		return nil, err
 	}

@@ -29,6 +29,7 @@ type Tool struct {
 	Updates       []string          `yaml:"updates" expand:"none" desc:"Addresses of resources that a call changes, with {parameters} of the tool, like city://{id}: clients that watch them are told. Not for cached resources."`
 	Invalidates   []string          `yaml:"invalidates" expand:"none" desc:"Tags of cached results that a call makes void, with {parameters} of the tool, like city:{id}."`
 	Writes        *Writes           `yaml:"writes" desc:"The cached read whose result a call changes: its entries are void, and the row that the call returns takes their place."`
+	Idempotency   *Idempotency      `yaml:"idempotency" desc:"Let a call that carries a key happen once: the same key again gives the first answer. 'millrace install SOURCE' makes the table of keys."`
 	Output        any               `yaml:"output" expand:"none" desc:"JSON Schema of the structured result; without it, made from the statement's columns."`
 }
 
@@ -65,6 +66,15 @@ type Writes struct {
 	Tool string            `yaml:"tool" required:"true" desc:"A cached tool that reads one row by its parameters. Where it gives the same columns as this one returns, its result is replaced, else it is made void."`
 	With map[string]string `yaml:"with" required:"true" desc:"Its parameters, each with the parameter of this tool that holds its value."`
 }
+
+// Idempotency is `idempotency:` of a tool.
+type Idempotency struct {
+	TTL       conf.Duration `yaml:"ttl" desc:"How long a key and its answer are kept."`
+	Parameter string        `yaml:"parameter" desc:"A parameter of the tool, a string, that is the key; the statement need not use it. Without it, and in calls that leave it out, millrace/idempotencyKey in _meta is the key."`
+}
+
+// SetDefaults makes Idempotency a conf.Defaulter.
+func (i *Idempotency) SetDefaults() { i.TTL = conf.Duration(24 * time.Hour) }
 
 // Event is one entry of `events:`.
 type Event struct {

@@ -250,7 +250,12 @@ func (b *builder) tool(path string, d Tool) *tool {
 			b.fault(path+".output", "is no schema of an object, which a structured result always is", "write type: object")
 		}
 	}
-	t.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: specParams(t.table), Mode: mode,
+	t.keyAt = b.idempotency(path, &d)
+	params := specParams(t.table)
+	if t.keyAt >= 0 {
+		params[t.keyAt].Unused = true
+	}
+	t.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: params, Mode: mode, Once: d.Idempotency != nil && mode == sqldb.ReadWrite,
 		MaxRows: d.MaxRows, MaxBytes: int(d.MaxBytes), Timeout: d.Timeout.Std(), Hints: d.Hints})
 	if t.query != nil {
 		b.statements[len(b.statements)-1].tool = t

@@ -30,6 +30,7 @@ type tool struct {
 	columns atomic.Pointer[[]sqldb.Column] // of its statement, once they are known
 	through *writeThrough                  // nil without writes:
 	publish func(...mcp.Event)
+	keyAt   int // the parameter that is the idempotency key; -1 for none
 }
 
 // scratch holds the rows of one run until their result is assembled at its exact size.
@@ -40,7 +41,10 @@ const keepScratch = 256 << 10
 
 // run executes the tool's statement and assembles its result.
 func (t *tool) run(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
-	x := t.execution(c)
+	x, err := t.execution(c)
+	if err != nil {
+		return mcp.Result{}, err
+	}
 	t.observe(c, &x)
 	r, err := t.execute(ctx, &x)
 	t.tell(c.Args, err)
@@ -49,8 +53,9 @@ func (t *tool) run(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
 
 // execution is a run for a call. What is kept until a write makes it void must hold all that was written before: no replica may have it
 // from before.
-func (t *tool) execution(c *mcp.Call) sqldb.Execution {
-	return sqldb.Execution{Args: c.Args, Deadline: c.Deadline, Caller: &c.Caller, Primary: t.policy.Cacheable && t.policy.Mutable, Everybody: len(t.updates) > 0}
+func (t *tool) execution(c *mcp.Call) (sqldb.Execution, error) {
+	once, err := t.once(c)
+	return sqldb.Execution{Once: once, Args: c.Args, Deadline: c.Deadline, Caller: &c.Caller, Primary: t.policy.Cacheable && t.policy.Mutable, Everybody: len(t.updates) > 0}, err
 }
 
 func (t *tool) observe(c *mcp.Call, x *sqldb.Execution) {
@@ -109,6 +114,8 @@ func (t *tool) execute(ctx context.Context, x *sqldb.Execution) (mcp.Result, err
 	switch {
 	case outcome.Removed: // what it returns is not there any more
 		r.Rows = mcp.RowsUnknown
+	case outcome.Repeated: // nor need it be what is there now
+		r.Rows, r.Meta = mcp.RowsUnknown, []byte(`"millrace/write":"repeated"`)
 	case outcome.Rows == 0:
 		r.Rows = mcp.RowsNone
 	case outcome.Rows == 1 && !outcome.Truncated:
@@ -151,7 +158,10 @@ func (t *tool) askFirst(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
 			Data:    []byte(`{"requiredCapabilities":{"elicitation":{"form":{}}}}`)}
 	}
 	var affected int64
-	x := t.execution(c)
+	x, err := t.execution(c)
+	if err != nil {
+		return mcp.Result{}, err
+	}
 	x.Confirm = func(rows int64) bool {
 		affected = rows
 		return rows == 0 || rows == agreed
@@ -205,7 +215,11 @@ func (t *tool) line(columns []sqldb.Column, described bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(append(append(out, `,"annotations":`...), hints...), '}'), nil
+	out = append(append(out, `,"annotations":`...), hints...)
+	if t.Idempotency != nil { // agents' platforms find out by it where a key helps
+		out = fmt.Appendf(out, `,"_meta":{"millrace/idempotency":{"ttlMs":%d}}`, t.Idempotency.TTL.Std().Milliseconds())
+	}
+	return append(out, '}'), nil
 }
 
 func (a Annotations) wire() map[string]any {

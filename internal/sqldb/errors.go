@@ -13,6 +13,7 @@ const (
 	kindOverloaded  = "overloaded"
 	kindUnavailable = "unavailable"
 	kindSQL         = "sql"
+	kindConflict    = "conflict"
 )
 
 // limit names the bound that a deadline came from.

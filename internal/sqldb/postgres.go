@@ -44,6 +44,7 @@ type postgresSource struct {
 	writes *writeGate
 	dial   time.Duration // for opening a connection
 	trips  trips
+	swept  sweeper
 	log    *slog.Logger
 
 	mu      sync.Mutex        // guards what follows
@@ -84,6 +85,7 @@ type pgConn struct {
 	place
 
 	conn      *pgconn.PgConn
+	once      int                            // statements of onceSQL that are prepared
 	stmts     []*pgStmt                      // by pgQuery.number; nil where not prepared yet
 	notice    func(severity, message string) // of the run
 	cancelled chan struct{}                  // closed when a cancel request is through; nil where there was none
@@ -271,6 +273,9 @@ func (s *postgresSource) Compile(spec Spec) (Query, error) {
 	}
 	q.span, q.limit = queryTimeout(s.cfg.QueryTimeout.Std(), spec.Timeout)
 	text := st.sql
+	if spec.Once { // what goes around it is prepared with it
+		text += "\x00once"
+	}
 	if !spec.Own {
 		if q.settings = newSettings(s.cfg.Settings, spec.Hints); q.settings != nil {
 			// The server keeps a plan with a prepared statement: under other settings it is another one.
@@ -349,6 +354,15 @@ func (c *pgConn) known(q *pgQuery) *pgStmt {
 func (c *pgConn) stmt(ctx context.Context, q *pgQuery) (*pgStmt, error) {
 	if st := c.known(q); st != nil {
 		return st, nil
+	}
+	if q.spec.Once {
+		if err := c.prepareOnce(ctx); err != nil {
+			var server *pgconn.PgError
+			if errors.As(err, &server) && server.Code == stateUndefinedTable {
+				return nil, errNotInstalled(q.spec.Name, q.source.name, err)
+			}
+			return nil, err
+		}
 	}
 	name := "millrace_q" + strconv.Itoa(q.number)
 	description, err := c.conn.Prepare(ctx, name, q.statement.sql, nil)

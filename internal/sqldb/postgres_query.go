@@ -40,6 +40,7 @@ const (
 	stateFeatureNotSupported = "0A000" // cached plan must not change result type
 	stateUnknownStatement    = "26000"
 	stateIndeterminateType   = "42P18"
+	stateUndefinedTable      = "42P01"
 	stateCancelled           = "57014"
 	stateReadOnly            = "25006"
 	stateSerialization       = "40001"
@@ -122,7 +123,13 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 		return dst, outcome, q.isStale(c, err), q.failure(ctx, pool.stopped(c), b, err)
 	}
 	started := time.Now()
-	out, outcome, err = q.rows(dst, c, st, x)
+	claimed := x.Once == nil
+	if !claimed {
+		out, outcome, claimed, err = q.claim(dst, c, x)
+	}
+	if claimed && err == nil {
+		out, outcome, err = q.rows(dst, c, st, x)
+	}
 	took := time.Since(started)
 	if errors.Is(err, errTooMany) {
 		broken, err = true, nil
@@ -147,7 +154,7 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 	if q.spec.Mode == ReadOnly {
 		return out, outcome, false, nil // its ROLLBACK went with it
 	}
-	confirmed := x.Confirm == nil || x.Confirm(outcome.Affected)
+	confirmed := outcome.Repeated || x.Confirm == nil || x.Confirm(outcome.Affected)
 	// From here on nothing interrupts: the transaction ends one way or the other.
 	if cause := pool.extend(c); cause != stopNone {
 		broken = true
@@ -159,7 +166,24 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 		return out, outcome, false, nil
 	}
 	c.position = 0
-	tag, clean, err := c.endWrite(controlCommit, len(q.source.cfg.Postgres.Replicas) > 0)
+	positioned := len(q.source.cfg.Postgres.Replicas) > 0
+	if outcome.Repeated { // who asks again, since he does not know, must read what was written then
+		_, clean, _ := c.endWrite(controlRollback, 0, positioned)
+		broken = !clean
+		x.committed = c.position
+		return out, outcome, false, nil
+	}
+	before := 0
+	if x.Once != nil {
+		answer, err := answerOf(outcome, out[len(dst):])
+		if err != nil {
+			broken = !q.rollback(c)
+			return dst, Outcome{}, false, err
+		}
+		before = q.sendAnswer(c, st, x.Once, answer)
+		defer q.source.swept.sweep(q.source)
+	}
+	tag, clean, err := c.endWrite(controlCommit, before, positioned)
 	broken = !clean
 	var server *pgconn.PgError
 	switch {
@@ -173,26 +197,34 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 	}
 	// Also where the server's last word was that it ends the connection: it may say so with the commit already on disk.
 	return dst, Outcome{}, false, &mcp.ToolError{Kind: kindUnavailable, Cause: fmt.Errorf("%w: %w", mcp.ErrUnknownFate, err), Meta: []byte(`"millrace/write":"unknown"`),
-		Message: q.spec.Name + ": the connection broke during the commit: whether the change was made is unknown; look before you repeat it"}
+		Message: q.spec.Name + ": the connection broke during the commit: whether the change was made is unknown; " + lookFirst(x)}
 }
 
-// endWrite ends a write's transaction by COMMIT or ROLLBACK and cleans the session, in one round trip. tag is what the
-// server says was done; clean tells that the connection may serve the next call.
-func (c *pgConn) endWrite(control int, positioned bool) (tag string, clean bool, err error) {
+// lookFirst says what to do about a write whose fate is unknown.
+func lookFirst(x *Execution) string {
+	if x.Once != nil {
+		return "repeat it with the same idempotency key to know"
+	}
+	return "look before you repeat it"
+}
+
+// endWrite ends a write's transaction by COMMIT or ROLLBACK and cleans the session, in one round trip, in which before commands have been queued
+// already. tag is what the server says was done; clean tells that the connection may serve the next call.
+func (c *pgConn) endWrite(control, before int, positioned bool) (tag string, clean bool, err error) {
 	controls := append([]int{control}, afterWrite...)
 	if positioned { // last, when nothing of the write is left in the session
 		controls = append(controls, controlPosition)
 	}
-	tag, clean, err = c.runAll(controls)
+	tag, clean, err = c.runAll(controls, before)
 	if tag == "" && !c.isBroken() && c.conn.TxStatus() == 'I' { // a COMMIT that failed: the server passed over the rest
-		_, clean, _ = c.runAll(afterWrite)
+		_, clean, _ = c.runAll(afterWrite, 0)
 	}
 	return tag, clean, err
 }
 
-// runAll executes statements of our own in one round trip. tag is of the first; clean tells that all of them were
-// executed and no transaction is open.
-func (c *pgConn) runAll(controls []int) (tag string, clean bool, err error) {
+// runAll executes statements of our own in one round trip, behind as many as have been queued before. tag is of the first of controls; clean
+// tells that all were executed and no transaction is open.
+func (c *pgConn) runAll(controls []int, before int) (tag string, clean bool, err error) {
 	for _, control := range controls {
 		c.send(controlNames[control], nil, nil, 0)
 	}
@@ -209,11 +241,11 @@ func (c *pgConn) runAll(controls []int) (tag string, clean bool, err error) {
 		}
 		switch m := message.(type) {
 		case *pgproto3.DataRow:
-			if controls[done] == controlPosition && len(m.Values) == 1 {
+			if done >= before && controls[done-before] == controlPosition && len(m.Values) == 1 {
 				c.position, _ = parseLSN(m.Values[0]) // 0 is not known
 			}
 		case *pgproto3.CommandComplete:
-			if done++; done == 1 {
+			if done++; done == before+1 {
 				tag = string(m.CommandTag)
 			}
 		case *pgproto3.ErrorResponse:
@@ -221,7 +253,7 @@ func (c *pgConn) runAll(controls []int) (tag string, clean bool, err error) {
 				err = pgconn.ErrorResponseToPgError(m)
 			}
 		case *pgproto3.ReadyForQuery:
-			return tag, m.TxStatus == 'I' && done == len(controls), err
+			return tag, m.TxStatus == 'I' && done == before+len(controls), err
 		}
 	}
 }
@@ -229,7 +261,7 @@ func (c *pgConn) runAll(controls []int) (tag string, clean bool, err error) {
 // rollback ends the transaction and leaves nothing of the statement in the session. It tells whether that went well.
 func (q *pgQuery) rollback(c *pgConn) bool {
 	if q.spec.Mode == ReadWrite {
-		_, clean, _ := c.endWrite(controlRollback, false)
+		_, clean, _ := c.endWrite(controlRollback, 0, false)
 		return clean
 	}
 	return c.run(controlRollback) == nil && (!q.locks || c.run(controlUnlock) == nil)
@@ -273,8 +305,11 @@ func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution) ([]byte,
 func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt, x *Execution, replayed bool) (commands int) {
 	defer clear(c.values)
 	if q.spec.Mode == ReadWrite {
-		c.send(controlNames[controlBeginWrite], nil, nil, 0)
-		commands = 2 + q.sendSettings(c, st, x)
+		if x.Once == nil { // else claim has begun
+			c.send(controlNames[controlBeginWrite], nil, nil, 0)
+			commands = 1
+		}
+		commands += 1 + q.sendSettings(c, st, x)
 		c.send(st.description.Name, c.values, st.formats, q.fetch)
 		return commands
 	}
@@ -314,6 +349,9 @@ func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, command
 	var outcome Outcome
 	extra := 0     // rows beyond the bounds
 	statement := 1 // its place among the commands
+	if x.Once != nil {
+		statement = 0
+	}
 	behind := asked
 	if asked {
 		statement++

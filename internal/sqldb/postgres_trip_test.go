@@ -526,7 +526,7 @@ func TestTripTakesWhatWasMeasured(t *testing.T) {
 func TestTripWithACutResult(t *testing.T) {
 	t.Parallel()
 	s, _ := postgres(t, "")
-	spec := Spec{Name: "many", Text: "SELECT repeat('x', 1000) AS v FROM generate_series(1, :a::int)", MaxRows: 10000, MaxBytes: 5000, Params: []Param{{"a", "string"}}}
+	spec := Spec{Name: "many", Text: "SELECT repeat('x', 1000) AS v FROM generate_series(1, :a::int)", MaxRows: 10000, MaxBytes: 5000, Params: []Param{{Name: "a", Type: "string"}}}
 	many, err := s.Compile(spec)
 	if err != nil {
 		t.Fatal(err)

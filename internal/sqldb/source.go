@@ -65,6 +65,8 @@ type Spec struct {
 	Timeout  time.Duration
 	// Hints are settings of the planner for this statement, by name; PostgreSQL alone has any.
 	Hints map[string]string
+	// Once tells that runs of this ReadWrite statement may have Execution.Once.
+	Once bool
 	// Own tells that the statement is one of Millrace's own: it runs as the source's user, without its db_settings.
 	Own bool
 }
@@ -73,6 +75,8 @@ type Spec struct {
 type Param struct {
 	Name string
 	Type string // string, integer, number, boolean, array, object
+	// Unused lets the statement do without it.
+	Unused bool
 }
 
 // Query is a compiled statement.
@@ -98,6 +102,8 @@ type Execution struct {
 	Everybody bool
 	// Primary keeps a read from the replicas: what it finds must be as new as all that anybody was told to be written.
 	Primary bool
+	// Once, where set, lets a ReadWrite statement happen once.
+	Once *Once
 	// Progress, where set, is told the number of rows encoded so far, now and then.
 	Progress func(rows int64)
 	// Notice, where set, is told what the database says beside its rows (RAISE NOTICE).
@@ -115,6 +121,7 @@ type Outcome struct {
 	Truncated  bool
 	RolledBack bool
 	Removed    bool // the rows that are returned are gone: it was a DELETE
+	Repeated   bool // nothing was done: it is the answer of the first run of Execution.Once
 	Replica    int  // that the read ran on, from 1; 0 for the primary
 }
 

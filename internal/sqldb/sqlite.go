@@ -18,6 +18,7 @@ type sqliteSource struct {
 	cfg     Config
 	readers *pool[*sqliteConn]
 	writer  *pool[*sqliteConn]
+	swept   sweeper
 
 	mu      sync.Mutex     // guards what follows
 	numbers map[string]int // of the statements, by SQL text: one text is prepared once on each connection

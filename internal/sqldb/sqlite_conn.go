@@ -39,6 +39,8 @@ type sqliteConn struct {
 
 	begin, commit, rollback *sqlite.Stmt // of the writer
 
+	once sqliteOnce // nil where not prepared yet
+
 	// own tells the authorizer that the statement is ours and not a tool's.
 	own bool
 	// reprepared is set by the authorizer: the engine prepared a statement anew because the schema had changed.

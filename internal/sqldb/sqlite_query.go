@@ -222,6 +222,9 @@ func (q *sqliteQuery) Describe(ctx context.Context) ([]Column, error) {
 	}
 	defer pool.put(c, false)
 	st, err := c.stmt(q)
+	if err == nil && q.statement.writes {
+		err = c.prepareOnce(q)
+	}
 	if err != nil {
 		return nil, q.failure(ctx, pool.stopped(c), &b, err)
 	}
@@ -243,6 +246,10 @@ func isBroken(err error) bool {
 
 // failure says for the caller what went wrong.
 func (q *sqliteQuery) failure(ctx context.Context, cause stopCause, b *bounds, err error) error {
+	var tool *mcp.ToolError
+	if errors.As(err, &tool) {
+		return err
+	}
 	if cause == stopCancel && ctx.Err() != nil {
 		return ctx.Err()
 	}

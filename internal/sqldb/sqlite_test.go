@@ -85,7 +85,7 @@ INSERT INTO cities SELECT i, 'City ' || i, 'DE', i * 10, i / 7.0, -i / 3.0 FROM 
 
 func pointSelect(t testing.TB, s Source) Query {
 	return compile(t, s, Spec{
-		Name: "get_city", Text: "SELECT * FROM cities WHERE id = :id", Params: []Param{{"id", "integer"}},
+		Name: "get_city", Text: "SELECT * FROM cities WHERE id = :id", Params: []Param{{Name: "id", Type: "integer"}},
 		MaxRows: 1000, MaxBytes: 1 << 20, Timeout: 5 * time.Second,
 	})
 }

@@ -20,6 +20,9 @@ func (q *sqliteQuery) write(ctx context.Context, dst []byte, x *Execution) ([]by
 	defer func() { pool.put(c, broken) }()
 
 	st, err := c.stmt(q)
+	if err == nil {
+		err = c.prepareOnce(q)
+	}
 	if err != nil {
 		return dst, Outcome{}, q.failure(ctx, pool.stopped(c), &b, err)
 	}
@@ -28,8 +31,20 @@ func (q *sqliteQuery) write(ctx context.Context, dst []byte, x *Execution) ([]by
 		return dst, Outcome{}, q.failure(ctx, pool.stopped(c), &b, err)
 	}
 	broken = true // should this panic: its transaction would be open still
-	out, outcome, err := q.change(dst, c, st, x)
-	confirmed := err == nil && (x.Confirm == nil || x.Confirm(outcome.Affected))
+	var out []byte
+	var outcome Outcome
+	claimed := x.Once == nil
+	if !claimed {
+		out, outcome, claimed, err = q.claim(dst, c, x.Once)
+	}
+	if claimed && err == nil {
+		out, outcome, err = q.change(dst, c, st, x)
+	}
+	confirmed := err == nil && (outcome.Repeated || x.Confirm == nil || x.Confirm(outcome.Affected))
+	if x.Once != nil && confirmed && !outcome.Repeated {
+		err = c.remember(x.Once, outcome, out[len(dst):])
+		defer q.source.swept.sweep(q.source)
+	}
 	broken = false
 
 	// From here on nothing interrupts: the transaction ends one way or the other.

@@ -190,7 +190,7 @@ func (p *parser) use(t token, name string) {
 
 func (p *parser) unused() {
 	for i, q := range p.params {
-		if !slices.Contains(p.place, i) {
+		if !slices.Contains(p.place, i) && !q.Unused {
 			p.faults = append(p.faults, conf.Fault{
 				Path:    conf.Index("parameters", i),
 				Message: "the statement does not use " + strconv.Quote(q.Name),

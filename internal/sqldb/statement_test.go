@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-var statementParams = []Param{{"id", "integer"}, {"name", "string"}}
+var statementParams = []Param{{Name: "id", Type: "integer"}, {Name: "name", Type: "string"}}
 
 func TestParse(t *testing.T) {
 	for _, c := range []struct {
@@ -98,7 +98,7 @@ func TestParseRefuses(t *testing.T) {
 		{"SET search_path = x", "SET has no place", pg, ReadWrite},
 	} {
 		for _, d := range c.dialects {
-			st, faults := parse(c.text, d, []Param{{"name", "string"}}, c.mode)
+			st, faults := parse(c.text, d, []Param{{Name: "name", Type: "string"}}, c.mode)
 			if err := faults.Err(); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%q (dialect %d): %q, %v; want %q", c.text, d, st.sql, err, c.want)
 			}

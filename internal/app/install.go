@@ -1,0 +1,54 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+
+	"millrace/internal/config"
+	"millrace/internal/sqldb"
+)
+
+// openSource reads a configuration file and makes one of its sources, which the caller closes.
+func openSource(file, source string) (*config.Loaded, sqldb.Source, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the configuration: %w", err)
+	}
+	loaded, faults := config.Load(file, data, os.LookupEnv)
+	if len(faults) > 0 {
+		return nil, nil, faults.Sorted()
+	}
+	cfg, ok := loaded.Sources[source]
+	if !ok {
+		return nil, nil, fmt.Errorf("%s: there is no source %q; there are %v", file, source, slices.Sorted(maps.Keys(loaded.Sources)))
+	}
+	db, err := sqldb.New(source, cfg, slog.New(slog.DiscardHandler))
+	return loaded, db, err
+}
+
+// Install makes in a source what the file's tools need there, or takes it away: the table of idempotency keys. It gives the names of
+// those tools.
+func Install(ctx context.Context, file, source string, remove bool) ([]string, error) {
+	loaded, db, err := openSource(file, source)
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	if remove {
+		return nil, sqldb.RemoveOnce(ctx, db)
+	}
+	var tools []string
+	for i := range loaded.Tools {
+		if t := &loaded.Tools[i]; t.Source == source && t.Idempotency != nil {
+			tools = append(tools, t.Name)
+		}
+	}
+	if len(tools) == 0 {
+		return nil, fmt.Errorf("%s: no tool of source %q has idempotency:, and nothing else is to be installed", file, source)
+	}
+	return tools, sqldb.InstallOnce(ctx, db)
+}

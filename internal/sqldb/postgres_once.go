@@ -1,0 +1,80 @@
+package sqldb
+
+import (
+	"context"
+	"slices"
+	"strconv"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// The statements around a write that happens once, in the order in which a connection prepares them.
+const (
+	onceClaim = iota
+	onceLook
+	onceRemember
+	onceRole
+)
+
+var pgOnceSQL = []string{
+	onceClaim: onceStatements[PostgreSQL].claim, onceLook: onceStatements[PostgreSQL].look, onceRemember: onceStatements[PostgreSQL].remember,
+	// The source's db_settings may have taken a role for the statement that the table of keys is not for.
+	onceRole: "SET LOCAL role TO DEFAULT",
+}
+
+func onceName(i int) string { return "millrace_once" + strconv.Itoa(i) }
+
+// prepareOnce prepares what goes around a write that happens once.
+func (c *pgConn) prepareOnce(ctx context.Context) error {
+	for ; c.once < len(pgOnceSQL); c.once++ {
+		if _, err := c.conn.Prepare(ctx, onceName(c.once), pgOnceSQL[c.once], nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// claim begins the transaction of a write that happens once and puts its key in. claimed is false where the first run's answer was there
+// already, which it gives.
+func (q *pgQuery) claim(dst []byte, c *pgConn, x *Execution) (out []byte, outcome Outcome, claimed bool, err error) {
+	key := []byte(x.Once.key())
+	c.send(controlNames[controlBeginWrite], nil, nil, 0)
+	c.send(onceName(onceClaim), [][]byte{key, []byte(x.Once.arguments()), strconv.AppendInt(nil, x.Once.seconds(), 10)}, nil, 0)
+	c.send(onceName(onceLook), [][]byte{key}, nil, 0)
+	if err := c.sync(); err != nil {
+		return dst, outcome, false, err
+	}
+	var found [][]byte
+	for {
+		message, err := c.receive()
+		if err != nil {
+			return dst, outcome, false, err
+		}
+		switch m := message.(type) {
+		case *pgproto3.DataRow:
+			found = nil
+			for _, v := range m.Values {
+				found = append(found, slices.Clone(v))
+			}
+		case *pgproto3.ErrorResponse:
+			_ = c.ready()
+			return dst, outcome, false, pgconn.ErrorResponseToPgError(m)
+		case *pgproto3.ReadyForQuery:
+			if len(found) != 2 {
+				return dst, outcome, false, errSwept(q.spec.Name)
+			}
+			return x.Once.recall(q.spec.Name, dst, string(found[0]), found[1])
+		}
+	}
+}
+
+// sendAnswer queues what keeps the answer of a write with its key, as who the source is. It gives the number of commands.
+func (q *pgQuery) sendAnswer(c *pgConn, st *pgStmt, o *Once, answer []byte) (commands int) {
+	if st.settings != "" {
+		c.send(onceName(onceRole), nil, nil, 0)
+		commands++
+	}
+	c.send(onceName(onceRemember), [][]byte{[]byte(o.key()), answer}, nil, 0)
+	return commands + 1
+}
