@@ -37,15 +37,17 @@ func parsePostgresURL(url conf.Secret) (*pgconn.Config, error) {
 // postgresSource is one PostgreSQL server. Reads and writes share its pool.
 type postgresSource struct {
 	name   string
-	role   string
+	role   string // of a replica
 	cfg    Config
 	config *pgconn.Config
 	pool   *pool[*pgConn]
 	writes *writeGate
-	dial   time.Duration // for opening a connection
-	trips  trips
-	swept  sweeper
-	log    *slog.Logger
+	leads  atomic.Bool // it is the primary
+	// replicated tells that there are others, any of which may be the primary one day.
+	replicated bool
+	trips      trips
+	swept      sweeper
+	log        *slog.Logger
 
 	mu      sync.Mutex        // guards what follows
 	numbers map[string]int    // of the statements, by SQL text and that of its settings: they are prepared once on each connection
@@ -56,8 +58,8 @@ type postgresSource struct {
 // primaryRole is that of a server that takes writes.
 const primaryRole = "primary"
 
-// newServer makes the source of one server. dial is how long opening a connection to it may take.
-func newServer(name, role string, dial time.Duration, cfg Config, log *slog.Logger) (*postgresSource, error) {
+// newServer makes the source of one server, which is a primary until it is told otherwise.
+func newServer(name, role string, cfg Config, log *slog.Logger) (*postgresSource, error) {
 	config, err := parsePostgresURL(cfg.Postgres.Primary)
 	if err != nil {
 		return nil, fmt.Errorf("source %q: postgres.primary is not a connection URL; write postgres://user:password@host:5432/database", name)
@@ -66,18 +68,44 @@ func newServer(name, role string, dial time.Duration, cfg Config, log *slog.Logg
 		"application_name": "millrace", "client_encoding": "UTF8", "DateStyle": "ISO, MDY", "TimeZone": "UTC", "IntervalStyle": "postgres",
 		"extra_float_digits": "1",
 	})
+	if hosts := hostsOf(config); hosts > 1 { // the writable one is found by itself
+		if config.ValidateConnect == nil {
+			config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
+		}
+		if config.ConnectTimeout == 0 { // for each: one that is silent leaves time for the others
+			config.ConnectTimeout = connectLimit / time.Duration(hosts+1)
+		}
+	}
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		f := pgproto3.NewFrontend(r, w)
 		f.SetMaxBodyLen(maxMessage)
 		return f
 	}
-	s := &postgresSource{name: name, role: role, dial: dial, cfg: cfg, config: config, log: log, numbers: map[string]int{}, types: map[uint32]pgType{}}
+	s := &postgresSource{name: name, role: role, cfg: cfg, config: config, log: log, numbers: map[string]int{}, types: map[uint32]pgType{}}
 	s.pool = newPool(name, role, cfg.Pool, s.open)
 	s.trips.most, s.trips.wait = min(mostTrips, cfg.Pool.Size), rideWait
 	s.pool.beside = s.trips.look
 	s.pool.check = func(c *pgConn) error { return c.run(controlPing) }
 	s.writes = newWriteGate(name, cfg)
+	s.leads.Store(true)
 	return s, nil
+}
+
+// roleNow is what the server is.
+func (s *postgresSource) roleNow() string {
+	if s.leads.Load() {
+		return primaryRole
+	}
+	return s.role
+}
+
+// hostsOf gives how many servers a connection URL names. For each there may be one way with TLS and one without.
+func hostsOf(config *pgconn.Config) int {
+	hosts := map[string]bool{fmt.Sprintf("%s:%d", config.Host, config.Port): true}
+	for _, f := range config.Fallbacks {
+		hosts[fmt.Sprintf("%s:%d", f.Host, f.Port)] = true
+	}
+	return len(hosts)
 }
 
 // pgConn is one connection with its prepared statements. It belongs to whoever got it from the pool.
@@ -168,7 +196,11 @@ var afterWrite = []int{
 // open connects. ctx does not reach the server's handshake: the pool's caller may leave, and the connection serves the
 // next one.
 func (s *postgresSource) open(_ context.Context, deadline time.Time) (*pgConn, error) {
-	limit := time.Now().Add(s.dial)
+	dial := connectLimit
+	if !s.leads.Load() {
+		dial = dialReplica
+	}
+	limit := time.Now().Add(dial)
 	if deadline.Before(limit) {
 		limit = deadline
 	}
@@ -184,7 +216,10 @@ func (s *postgresSource) open(_ context.Context, deadline time.Time) (*pgConn, e
 	conn, err := pgconn.ConnectConfig(ctx, config)
 	if err == nil {
 		c.conn = conn
-		if err = c.prepareControls(ctx); err != nil {
+		if err = c.prepareControls(ctx); err == nil && s.replicated && s.leads.Load() {
+			err = c.isPrimary(ctx)
+		}
+		if err != nil {
 			c.close()
 		}
 	}
@@ -194,7 +229,7 @@ func (s *postgresSource) open(_ context.Context, deadline time.Time) (*pgConn, e
 	s.mu.Unlock()
 	switch {
 	case err != nil && !was:
-		s.log.Error("database is not available", "source", s.name, "role", s.role, "err", connectFailure(err))
+		s.log.Error("database is not available", "source", s.name, "role", s.roleNow(), "err", connectFailure(err))
 	case err == nil && was:
 		s.log.Info("database is available again", "source", s.name, "role", s.role)
 	}
@@ -204,12 +239,27 @@ func (s *postgresSource) open(_ context.Context, deadline time.Time) (*pgConn, e
 	return c, nil
 }
 
+// errRecovering is of a server that was the primary and has become a replica: what is read there need not be all that was written.
+var errRecovering = errors.New("the server is no primary any more")
+
+// isPrimary asks a server that is taken for the primary whether it is.
+func (c *pgConn) isPrimary(ctx context.Context) error {
+	r := c.conn.ExecParams(ctx, "SELECT pg_catalog.pg_is_in_recovery()", nil, nil, nil, nil).Read()
+	if r.Err == nil && (len(r.Rows) != 1 || string(r.Rows[0][0]) != "f") {
+		return errRecovering
+	}
+	return r.Err
+}
+
 // connectFailure is what of a failed connection may be shown: pgconn's own text names user and database, and the server's
 // could name more.
 func connectFailure(err error) error {
 	var server *pgconn.PgError
 	if errors.As(err, &server) {
 		return fmt.Errorf("the server refused the connection (SQLSTATE %s)", server.Code)
+	}
+	if errors.Is(err, errRecovering) {
+		return errRecovering
 	}
 	var netErr interface{ Timeout() bool }
 	if errors.As(err, &netErr) && netErr.Timeout() {
@@ -312,6 +362,7 @@ func (s *postgresSource) Ping(ctx context.Context) error {
 // Stats implements Source.
 func (s *postgresSource) Stats() []PoolStats {
 	stats := s.pool.stats()
+	stats.Role = s.roleNow()
 	stats.Waiting += s.trips.queue() + int(s.writes.waiting.Load())
 	return []PoolStats{stats}
 }

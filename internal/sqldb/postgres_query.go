@@ -166,7 +166,7 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 		return out, outcome, false, nil
 	}
 	c.position = 0
-	positioned := len(q.source.cfg.Postgres.Replicas) > 0
+	positioned := q.source.replicated
 	if outcome.Repeated { // who asks again, since he does not know, must read what was written then
 		_, clean, _ := c.endWrite(controlRollback, 0, positioned)
 		broken = !clean
@@ -314,7 +314,7 @@ func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt, x *Execution, replayed 
 		return commands
 	}
 	begin := controlBeginRead
-	if q.source.role != primaryRole {
+	if !q.source.leads.Load() {
 		begin = controlBeginReplica
 	}
 	c.send(controlNames[begin], nil, nil, 0)
@@ -481,6 +481,11 @@ func (q *pgQuery) isStale(c *pgConn, err error) bool {
 			c.forget(q)
 			return true
 		}
+		if q.spec.Mode == ReadWrite && isReplica(server) { // what was the primary is one now
+			c.abandon()
+			q.source.pool.flush()
+			return true
+		}
 		// The server is being stopped or restarted, and the other idle connections with it.
 		if strings.HasPrefix(server.Code, "57P") {
 			q.source.pool.flush()
@@ -494,6 +499,11 @@ func (q *pgQuery) isStale(c *pgConn, err error) bool {
 		return true
 	}
 	return false
+}
+
+// isReplica tells whether a server refused a write since it is a replica.
+func isReplica(err *pgconn.PgError) bool {
+	return err.Code == stateReadOnly || err.Code == stateFeatureNotSupported && strings.Contains(err.Message, "during recovery")
 }
 
 // Describe implements Query.
@@ -550,6 +560,8 @@ func (q *pgQuery) failure(ctx context.Context, cause stopCause, b *bounds, err e
 	switch {
 	case server.Code == stateCancelled:
 		return sqlFailure(q.spec.Name, "the database stopped the statement; nothing was changed", err)
+	case q.spec.Mode == ReadWrite && isReplica(server):
+		return unavailable(q.source.name, err)
 	case server.Code == stateReadOnly:
 		return sqlFailure(q.spec.Name, "the tool is read-only, and its statement tried to write: "+server.Message, err)
 	case server.Code == stateSerialization, server.Code == stateDeadlock:

@@ -21,22 +21,29 @@ import (
 )
 
 // replicated is a primary and its replicas by streaming replication. Reads go to a replica that has replayed what their caller has
-// last written, and that is not further behind than max_lag; else, and with every write, to the primary.
+// last written, and that is not further behind than max_lag; else, and with every write, to the primary. When that is gone and a replica has
+// been promoted, it is the primary from then on: see succeed.
 //
 // How far a replica has come is a position in the primary's log, never a time: the monitor knows it to a tenth of a second, which is enough
 // to choose by, and a read of a caller that has written asks for it again in its own transaction, before its snapshot. So neither a
 // restart of a replica, which may set it back, nor the monitor's delay can show anybody less than what he wrote.
 type replicated struct {
-	*postgresSource // the primary
-	replicas        []*replica
-	known           atomic.Pointer[positions]
-	position        Query       // where the log is
-	pages           atomic.Bool // its pages have the usual size
-	maxLag          time.Duration
+	name    string
+	cfg     Config
+	log     *slog.Logger
+	servers []*replica   // by number: the first is the one that the file names as the primary
+	lead    atomic.Int32 // the number of the one that is the primary
+	known   atomic.Pointer[positions]
+	pages   atomic.Bool // those of its log have the usual size
+	maxLag  time.Duration
 
-	mu      sync.Mutex // guards what follows
-	samples []sample   // the primary's positions of late, oldest first
-	system  string     // its system identifier; "" while it is not known
+	mu       sync.Mutex // guards what follows
+	samples  []sample   // the primary's positions of late, oldest first
+	system   string     // its system identifier; "" while it is not known
+	answered time.Time  // when it was last asked something that it answered
+	timeline uint64     // the latest of a primary
+	fork     uint64     // where that began, as the primary knows; 0 where it does not
+	disputed bool       // servers of two databases may be the primary: told once
 
 	lostAt atomic.Int64 // since when the primary does not answer, in nanoseconds since 1970; 0 where it does
 
@@ -83,9 +90,12 @@ func (r *replicated) Heard(key PositionKey, lsn uint64) { r.known.Load().note(ke
 // Missed implements Replicated.
 func (r *replicated) Missed() { r.known.Load().miss() }
 
+// leader is the server that is the primary.
+func (r *replicated) leader() *replica { return r.servers[r.lead.Load()] }
+
 // CatchUp implements Replicated.
 func (r *replicated) CatchUp(ctx context.Context) {
-	out, _, err := r.position.Run(ctx, nil, &Execution{Deadline: time.Now().Add(pollLimit)})
+	out, _, err := r.leader().position.Run(ctx, nil, &Execution{Deadline: time.Now().Add(pollLimit)})
 	var got struct{ Rows []struct{ LSN string } }
 	if err != nil || json.Unmarshal(out, &got) != nil || len(got.Rows) != 1 {
 		r.Missed()
@@ -101,8 +111,23 @@ func (r *replicated) CatchUp(ctx context.Context) {
 
 // Inherit implements Replicated.
 func (r *replicated) Inherit(old Replicated) {
-	if o, ok := old.(*replicated); ok && o.cfg.Postgres.Primary == r.cfg.Postgres.Primary {
-		r.known.Store(o.known.Load())
+	o, ok := old.(*replicated)
+	if !ok {
+		return
+	}
+	o.mu.Lock()
+	now := serverState{system: o.system, timeline: o.timeline, recovered: o.fork}
+	url := o.leader().cfg.Postgres.Primary
+	o.mu.Unlock()
+	if first := r.cfg.Postgres.Primary; first != url && first != o.cfg.Postgres.Primary {
+		return
+	}
+	r.known.Store(o.known.Load())
+	for _, s := range r.servers { // what has taken over goes on
+		if s.cfg.Postgres.Primary == url && now.system != "" {
+			r.follow(s, now)
+			break
+		}
 	}
 }
 
@@ -148,14 +173,17 @@ const (
 	// lostAfter is for how long the primary must be away until lag, which cannot be known without it, keeps no replica from reads.
 	lostAfter  = 2 * time.Second
 	leastShare = 0.1
+	// promotion is for how long after the primary was lost a read that only it can do waits for another.
+	promotion = 5 * time.Second
 	// sameLatency is what tells replicas apart.
 	sameLatency = 500 * time.Microsecond
 )
 
-// replica is one of them.
+// replica is one of the servers. While it is the primary it is out, as a replica.
 type replica struct {
 	*postgresSource
 	number   int
+	position Query         // where its log is
 	replayed atomic.Uint64 // up to where, when it was last asked
 	lag      atomic.Int64  // at most, in nanoseconds
 	running  atomic.Int64  // reads
@@ -167,34 +195,38 @@ type replica struct {
 	gone  context.Context
 	leave context.CancelCauseFunc // ends gone, and with it the reads there
 	why   string                  // it is out; told once
+
+	// Guarded by the source's mu: when one that has been promoted was first seen as a primary, zero for never, and what it answered.
+	promoted time.Time
+	as       serverState
 }
 
 // errGone ends reads on a replica that has left.
 var errGone = errors.New("the replica has left")
 
 func newReplicated(name string, cfg Config, log *slog.Logger) (Source, error) {
-	primary, err := newServer(name, primaryRole, connectLimit, cfg, log)
-	if err != nil || len(cfg.Postgres.Replicas) == 0 {
-		return primary, err
+	if len(cfg.Postgres.Replicas) == 0 {
+		return newServer(name, primaryRole, cfg, log)
 	}
-	r := &replicated{postgresSource: primary, maxLag: cfg.MaxLag.Std()}
+	r := &replicated{name: name, cfg: cfg, log: log, maxLag: cfg.MaxLag.Std()}
 	r.known.Store(newPositions())
-	if r.position, err = primary.Compile(Spec{Name: "position", Text: "SELECT CAST(pg_current_wal_insert_lsn() AS text) AS lsn", Own: true}); err != nil {
-		primary.Close()
-		return nil, err
-	}
-	for i, url := range cfg.Postgres.Replicas {
+	for i, url := range append([]conf.Secret{cfg.Postgres.Primary}, cfg.Postgres.Replicas...) {
 		own := cfg
 		own.Postgres = &PostgresConfig{Primary: url}
-		s, err := newServer(name, fmt.Sprintf("replica%d", i+1), dialReplica, own, log)
+		s, err := newServer(name, "replica"+strconv.Itoa(i), own, log)
+		if err == nil {
+			s.replicated = true
+			s.leads.Store(i == 0)
+			o := &replica{postgresSource: s, number: i}
+			r.servers = append(r.servers, o)
+			o.position, err = s.Compile(Spec{Name: "position", Text: "SELECT CAST(pg_current_wal_insert_lsn() AS text) AS lsn", Own: true})
+		}
 		if err != nil {
-			primary.Close()
-			for _, o := range r.replicas {
+			for _, o := range r.servers {
 				o.Close()
 			}
 			return nil, err
 		}
-		r.replicas = append(r.replicas, &replica{postgresSource: s, number: i + 1})
 	}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	return r, nil
@@ -203,9 +235,8 @@ func newReplicated(name string, cfg Config, log *slog.Logger) (Source, error) {
 // begin looks after the servers from now on: a source that nobody uses connects to none.
 func (r *replicated) begin() {
 	r.begun.Do(func() {
-		r.work.Go(func() { r.watchPrimary(r.ctx) })
-		for _, o := range r.replicas {
-			r.work.Go(func() { r.watchReplica(r.ctx, o) })
+		for _, o := range r.servers {
+			r.work.Go(func() { r.watch(r.ctx, o) })
 		}
 	})
 }
@@ -213,20 +244,37 @@ func (r *replicated) begin() {
 // Ping implements Source: it is the primary's answer.
 func (r *replicated) Ping(ctx context.Context) error {
 	r.begin()
-	return r.postgresSource.Ping(ctx)
+	return r.leader().Ping(ctx)
+}
+
+// Dialect implements Source.
+func (r *replicated) Dialect() Dialect { return PostgreSQL }
+
+// Widest implements Source.
+func (r *replicated) Widest() mcp.Scope { return widest(r.cfg.Settings) }
+
+// Watch implements Source, on the primary.
+func (r *replicated) Watch(ctx context.Context, channel string, woke func()) error {
+	r.begin()
+	return r.leader().Watch(ctx, channel, woke)
+}
+
+// Script implements Source, on the primary.
+func (r *replicated) Script(ctx context.Context, statements []string) error {
+	return r.leader().Script(ctx, statements)
 }
 
 // CheckReplicas implements Replicated.
 func (r *replicated) CheckReplicas(ctx context.Context) []error {
-	out := make([]error, len(r.replicas))
-	primary, err := r.ask(ctx, askPrimary)
+	out := make([]error, len(r.servers)-1)
+	primary, err := r.servers[0].ask(ctx)
 	if err != nil {
 		return out // which is told of the primary
 	}
 	var wg sync.WaitGroup
-	for i, o := range r.replicas {
+	for i, o := range r.servers[1:] {
 		wg.Go(func() {
-			switch s, err := o.ask(ctx, askReplica); {
+			switch s, err := o.ask(ctx); {
 			case err != nil:
 				out[i] = errors.New("it does not answer: " + pollFailure(err))
 			case s.system != primary.system:
@@ -241,43 +289,38 @@ func (r *replicated) CheckReplicas(ctx context.Context) []error {
 }
 
 // ask asks a server once.
-func (s *postgresSource) ask(ctx context.Context, question string) (serverState, error) {
+func (s *postgresSource) ask(ctx context.Context) (serverState, error) {
 	conn, err := s.connect(ctx)
 	if err != nil {
 		return serverState{}, err
 	}
 	defer goodbye(conn)
-	return answer(ctx, conn, question)
+	return answer(ctx, conn)
 }
 
-// Compile implements Source.
+// Compile implements Source: on each of the servers, since each may be the primary one day.
 func (r *replicated) Compile(spec Spec) (Query, error) {
-	q, err := r.postgresSource.Compile(spec)
-	if err != nil {
-		return nil, err
-	}
-	out := &routedQuery{source: r, Query: q}
-	if spec.Mode == ReadWrite {
-		return &positionedWrite{q, r}, nil
-	}
-	if q.(*pgQuery).locks { // of the primary's sessions
-		return q, nil
-	}
-	for _, o := range r.replicas {
-		own, err := o.Compile(spec)
-		if err != nil {
+	on := make([]Query, len(r.servers))
+	for i, o := range r.servers {
+		var err error
+		if on[i], err = o.Compile(spec); err != nil {
 			return nil, err
 		}
-		out.on = append(out.on, own)
 	}
-	return out, nil
+	if q := on[0].(*pgQuery); spec.Mode == ReadWrite || q.locks { // locks are of the primary's sessions
+		return &primaryQuery{r, on, spec.Mode == ReadWrite}, nil
+	}
+	return &routedQuery{r, on}, nil
 }
 
-// Stats implements Source: the primary, then the replicas in their order.
+// Stats implements Source: the primary, then the replicas in their order. The server that the file names as the primary is a replica only
+// where another has taken its place.
 func (r *replicated) Stats() []PoolStats {
-	stats := r.postgresSource.Stats()
-	for _, o := range r.replicas {
-		stats = append(stats, o.Stats()...)
+	stats := r.leader().Stats()
+	for _, o := range r.servers {
+		if o.number != int(r.lead.Load()) {
+			stats = append(stats, o.Stats()...)
+		}
 	}
 	return stats
 }
@@ -286,25 +329,31 @@ func (r *replicated) Stats() []PoolStats {
 func (r *replicated) Close() error {
 	r.stop()
 	r.work.Wait()
-	for _, o := range r.replicas {
+	for _, o := range r.servers {
 		_ = o.Close() // never fails
 	}
-	return r.postgresSource.Close()
+	return nil
 }
 
-// positionedWrite notes how far the log is after a write: from then on its caller reads nothing older.
-type positionedWrite struct {
-	Query
+// primaryQuery runs on the primary. After a write it notes how far the log is: from then on its caller reads nothing older.
+type primaryQuery struct {
 	source *replicated
+	on     []Query // by server
+	writes bool
+}
+
+// Describe implements Query.
+func (q *primaryQuery) Describe(ctx context.Context) ([]Column, error) {
+	return q.on[q.source.lead.Load()].Describe(ctx)
 }
 
 // Run implements Query.
-func (q *positionedWrite) Run(ctx context.Context, dst []byte, x *Execution) ([]byte, Outcome, error) {
+func (q *primaryQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]byte, Outcome, error) {
 	q.source.begin()
 	x.committed = 0
-	out, outcome, err := q.Query.Run(ctx, dst, x)
+	out, outcome, err := q.on[q.source.lead.Load()].Run(ctx, dst, x)
 	switch {
-	case x.Caller == nil:
+	case !q.writes, x.Caller == nil:
 	case x.committed > 0:
 		q.source.wrote(x, q.source.recordEnd(x.committed))
 	case err == nil && !outcome.RolledBack, errors.Is(err, mcp.ErrUnknownFate):
@@ -315,39 +364,71 @@ func (q *positionedWrite) Run(ctx context.Context, dst []byte, x *Execution) ([]
 
 // routedQuery is a read that may run on a replica.
 type routedQuery struct {
-	Query  // on the primary
 	source *replicated
-	on     []Query // by replica
+	on     []Query // by server
+}
+
+// Describe implements Query.
+func (q *routedQuery) Describe(ctx context.Context) ([]Column, error) {
+	return q.on[q.source.lead.Load()].Describe(ctx)
 }
 
 // Run implements Query.
 func (q *routedQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]byte, Outcome, error) {
-	q.source.begin()
+	r := q.source
+	r.begin()
 	if x.Primary {
-		return q.Query.Run(ctx, dst, x)
+		return q.on[r.lead.Load()].Run(ctx, dst, x)
 	}
 	own := *x // all attempts together have its time
 	x, own.began = &own, time.Now()
-	after := q.source.after(x.Caller)
-	o, gone := q.source.pick(after, false)
-	if o == nil && q.source.isLost(own.began) {
-		o, gone = q.source.pick(after, true)
+	after := r.after(x.Caller)
+	o, gone := r.pick(after, false)
+	if o == nil && r.isLost(own.began) {
+		o, gone = r.pick(after, true)
 	}
-	if o == nil {
-		out, outcome, err := q.Query.Run(ctx, dst, x)
+	dst = dst[:len(dst):len(dst)] // what one attempt leaves is not the next one's
+	for o == nil {
+		lead := r.lead.Load()
+		out, outcome, err := q.on[lead].Run(ctx, dst, x)
 		if !isUnavailable(err) || ctx.Err() != nil {
 			return out, outcome, err
 		}
-		if o, gone = q.source.pick(after, true); o == nil {
+		if o, gone = r.await(ctx, q.on[0].(*pgQuery), x, after, lead); o == nil && r.lead.Load() == lead {
 			return out, outcome, err
 		}
-		dst = dst[:len(dst):len(dst)]
 	}
-	out, outcome, err := o.run(ctx, gone, q.on[o.number-1], dst, x, after)
+	out, outcome, err := o.run(ctx, gone, q.on[o.number], dst, x, after)
 	if err == nil || ctx.Err() != nil || !elsewhere(err) {
 		return out, outcome, err
 	}
-	return q.Query.Run(ctx, dst[:len(dst):len(dst)], x)
+	return q.on[r.lead.Load()].Run(ctx, dst, x)
+}
+
+// await waits, when the primary is not available, for a replica that has come as far as a reader must see, or, without one, for another primary
+// than lead. How far replicas have come is known to a tenth of a second; promoting one takes longer, and is waited for while the primary has not
+// been away for long.
+func (r *replicated) await(ctx context.Context, q *pgQuery, x *Execution, after uint64, lead int32) (*replica, context.Context) {
+	b, noticed := runBounds(q.span, q.limit, x), time.Now().Add(pollEvery+pollLimit)
+	t := time.NewTicker(pollEvery / 5)
+	defer t.Stop()
+	for {
+		if o, gone := r.pick(after, true); o != nil || r.lead.Load() != lead {
+			return o, gone
+		}
+		until := noticed // by then the monitor knows too
+		if since := r.lostAt.Load(); since != 0 {
+			until = time.Unix(0, since).Add(promotion)
+		}
+		if now := time.Now(); !now.Before(until) || !now.Before(b.deadline) {
+			return nil, nil
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return nil, nil
+		}
+	}
 }
 
 // elsewhere tells whether an error is the replica's own, so that the primary may do better. Whether it leaves is the monitor's to say.
@@ -405,9 +486,9 @@ func (r *replicated) pick(after uint64, lost bool) (*replica, context.Context) {
 	now := time.Now()
 	var best *replica
 	var gone context.Context
-	first := rand.IntN(len(r.replicas))
-	for i, seen := 0, 0; i < len(r.replicas) && seen < 2; i++ {
-		o := r.replicas[(first+i)%len(r.replicas)]
+	first := rand.IntN(len(r.servers))
+	for i, seen := 0, 0; i < len(r.servers) && seen < 2; i++ {
+		o := r.servers[(first+i)%len(r.servers)]
 		if o.replayed.Load() < after || !lost && time.Duration(o.lag.Load()) > r.maxLag {
 			continue
 		}
@@ -440,6 +521,9 @@ func (o *replica) serves(now time.Time, all bool) (context.Context, bool) {
 	return o.gone, true
 }
 
+// leading is why the primary takes no reads as a replica.
+const leading = "it is the primary"
+
 // out takes the replica out, and ends the reads there.
 func (o *replica) out(why string) {
 	o.mu.Lock()
@@ -450,8 +534,11 @@ func (o *replica) out(why string) {
 		o.since = time.Time{}
 		o.leave(errGone)
 	}
-	if o.why != why {
+	if was := o.why; was != why {
 		o.why = why
+		if why == leading || was == leading && o.number == 0 {
+			return // which has been told
+		}
 		o.log.Warn("a replica takes no reads", "source", o.name, "replica", o.number, "why", why)
 	}
 }
@@ -473,173 +560,6 @@ func (o *replica) in(now time.Time) {
 	}
 	o.why = ""
 	o.gone, o.leave = context.WithCancelCause(context.Background())
-}
-
-// The monitor's questions: https://www.postgresql.org/docs/current/functions-admin.html
-const (
-	askPrimary = `SELECT pg_catalog.pg_is_in_recovery(), (SELECT system_identifier FROM pg_catalog.pg_control_system()),
-		CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL ELSE pg_catalog.pg_current_wal_flush_lsn() END,
-		CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL ELSE pg_catalog.pg_current_wal_insert_lsn() END, pg_catalog.current_setting('wal_block_size')`
-	askReplica = `SELECT pg_catalog.pg_is_in_recovery(), (SELECT system_identifier FROM pg_catalog.pg_control_system()), pg_catalog.pg_last_wal_replay_lsn(), NULL, NULL`
-)
-
-// state is a server's answer.
-type serverState struct {
-	recovering bool
-	system     string
-	lsn        uint64    // flushed, or replayed
-	inserted   uint64    // of a primary
-	pages      bool      // its log has pages of the usual size
-	asked      time.Time // before it answered
-}
-
-// poll asks a server again and again on a connection of its own, and tells of each answer, or error.
-func (s *postgresSource) poll(ctx context.Context, question string, tell func(serverState, error)) {
-	t := time.NewTicker(pollEvery)
-	defer t.Stop()
-	for ctx.Err() == nil {
-		conn, err := s.connect(ctx)
-		for err == nil && ctx.Err() == nil {
-			limited, cancel := context.WithTimeout(ctx, pollLimit)
-			var state serverState
-			state, err = answer(limited, conn, question)
-			cancel()
-			if err == nil {
-				tell(state, nil)
-				select {
-				case <-t.C:
-				case <-ctx.Done():
-				}
-			}
-		}
-		if conn != nil {
-			goodbye(conn)
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		tell(serverState{}, err)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-		}
-	}
-}
-
-// answer asks on a connection.
-func answer(ctx context.Context, conn *pgconn.PgConn, question string) (serverState, error) {
-	asked := time.Now()
-	results, err := conn.Exec(ctx, question).ReadAll()
-	if err != nil {
-		return serverState{}, err
-	}
-	if len(results) != 1 {
-		return serverState{}, errOtherAnswer
-	}
-	s, err := parseState(results[0].Rows)
-	s.asked = asked
-	return s, err
-}
-
-var errOtherAnswer = errors.New("another answer than was asked for")
-
-func parseState(rows [][][]byte) (s serverState, err error) {
-	if len(rows) != 1 || len(rows[0]) != 5 {
-		return s, errOtherAnswer
-	}
-	s.recovering, s.system = string(rows[0][0]) == "t", string(rows[0][1])
-	if rows[0][2] != nil {
-		s.lsn, err = parseLSN(rows[0][2])
-	}
-	if err == nil && rows[0][3] != nil {
-		s.inserted, err = parseLSN(rows[0][3])
-	}
-	s.pages = string(rows[0][4]) == strconv.Itoa(logPage)
-	return s, err
-}
-
-// watchPrimary notes how far the primary comes.
-func (r *replicated) watchPrimary(ctx context.Context) {
-	r.poll(ctx, askPrimary, func(s serverState, err error) {
-		now := time.Now()
-		if err != nil || s.recovering {
-			r.lostAt.CompareAndSwap(0, now.UnixNano())
-			return
-		}
-		r.lostAt.Store(0)
-		r.pages.Store(s.pages)
-		r.known.Load().learn(s.asked, r.recordEnd(s.inserted))
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.system = s.system
-		r.samples = append(r.samples, sample{s.asked, s.lsn})
-		old := 0
-		for old < len(r.samples)-1 && now.Sub(r.samples[old+1].at) > r.maxLag+time.Second {
-			old++
-		}
-		r.samples = append(r.samples[:0], r.samples[old:]...)
-	})
-}
-
-// behind gives how far behind the primary a replica is at most that has replayed up to lsn: how long ago the primary had come that far.
-func (r *replicated) behind(lsn uint64, now time.Time) time.Duration {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for i := len(r.samples) - 1; i >= 0; i-- {
-		if r.samples[i].lsn <= lsn {
-			return now.Sub(r.samples[i].at)
-		}
-	}
-	return r.maxLag + time.Hour
-}
-
-// watchReplica notes how far a replica comes, and takes it out and in.
-func (r *replicated) watchReplica(ctx context.Context, o *replica) {
-	slow := false
-	o.poll(ctx, askReplica, func(s serverState, err error) {
-		r.mu.Lock()
-		system := r.system
-		r.mu.Unlock()
-		now := time.Now()
-		switch {
-		case err != nil:
-			o.out("it does not answer: " + pollFailure(err))
-		case system != "" && s.system != system:
-			o.out("it is no replica of this primary")
-		case !s.recovering:
-			o.out("it is a primary by itself")
-		case system == "": // the primary has never answered: nobody knows whose replica it is
-		default:
-			o.replayed.Store(s.lsn)
-			was := o.latency.Load() // what was slow once is tried again after a while
-			o.latency.CompareAndSwap(was, was-was/8)
-			lag := r.behind(s.lsn, now)
-			o.lag.Store(int64(lag))
-			if far := lag > r.maxLag && !r.isLost(now); far != slow {
-				slow = far
-				if far {
-					o.log.Warn("a replica is further behind than max_lag, and takes no reads until it is not", "source", o.name, "replica", o.number)
-				} else {
-					o.log.Info("a replica has caught up", "source", o.name, "replica", o.number)
-				}
-			}
-			o.in(now)
-		}
-	})
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if !o.since.IsZero() {
-		o.leave(errGone)
-	}
-}
-
-// pollFailure is what of an error may be shown.
-func pollFailure(err error) string {
-	var tool *mcp.ToolError
-	if errors.As(err, &tool) && tool.Cause != nil {
-		return tool.Cause.Error()
-	}
-	return connectFailure(err).Error()
 }
 
 // logPage is the usual size of a page of the log, whose header has 24 bytes, or 40 on the first of a segment.

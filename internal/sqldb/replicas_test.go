@@ -54,7 +54,7 @@ func (r *replication) open(t *testing.T, change ...func(*Config)) *replicated {
 	if err := s.Ping(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for _, o := range out.replicas {
+	for _, o := range out.servers[1:] {
 		out.awaitServing(t, o, true)
 	}
 	return out
@@ -317,7 +317,7 @@ func TestReplicasThatFail(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		s.awaitServing(t, s.replicas[0], false)
+		s.awaitServing(t, s.servers[1], false)
 		t.Logf("a replica that %s is out after %s", what.name, time.Since(began))
 		before := reads.Load()
 		polltest.Until(t, "reads go on", func() bool { return reads.Load() > before+50 })
@@ -393,7 +393,7 @@ func TestAnotherServerIsNoReplica(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, want := range []string{"it is no replica of this primary", "it is a primary by itself"} {
-		o := s.replicas[i]
+		o := s.servers[i+1]
 		polltest.Until(t, want, func() bool {
 			o.mu.Lock()
 			defer o.mu.Unlock()
