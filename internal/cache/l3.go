@@ -105,7 +105,7 @@ func newL3(cfg L3Config, every time.Duration, db Database, tags *Tags, count Cou
 		return q
 	}
 	l.create = []sqldb.Query{compile(createEntries, sqldb.ReadWrite), compile(createIndex, sqldb.ReadWrite), compile(createTags, sqldb.ReadWrite)}
-	l.get = compile(s.get, sqldb.ReadOnly, "stripes", "keys", "now")
+	l.get = compile(s.get, sqldb.ReadOnly, "stripes", "keys", "now", "most")
 	l.put = compile(s.put, sqldb.ReadWrite, "entries")
 	l.raise = compile(s.raise, sqldb.ReadWrite, "marks")
 	l.hits = compile(s.count, sqldb.ReadWrite, "hits")

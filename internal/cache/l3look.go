@@ -24,15 +24,16 @@ type round struct {
 	calls   int
 	keys    []string
 	stripes map[uint32]struct{}
-	done    chan struct{} // closed when it has ended; what follows is set before
-	entries map[string]string
+	done    chan struct{} // closed when it has ended; found and ok are set before
+	found   map[string]*string
 	ok      bool // the database has answered
 }
 
 // The bounds of looks.
 const (
 	lookers      = 2
-	roundKeys    = 32 // each may bring an entry of l3Entry bytes
+	roundKeys    = 32
+	roundEntry   = 64 << 10 // an entry that is larger is fetched by itself: the others would wait for it
 	roundStripes = 1000
 	roundsWait   = 32
 )
@@ -40,22 +41,48 @@ const (
 // look learns the versions of stripes, and gives the text of the entry of a key as L3 has it; "" is no key, and no entry. ok is false where
 // the database does not say.
 func (l *L3) look(ctx context.Context, key string, asked []uint32) (text string, ok bool) {
-	if !l.open.Load() || !l.worth.TryAcquirePermit() {
+	if !l.open.Load() || l.looks.full() || !l.worth.TryAcquirePermit() {
 		return "", false
 	}
 	began := time.Now()
+	defer func() { l.count.Looked(time.Since(began)) }()
 	r := l.join(key, asked)
 	if r == nil {
 		l.worth.RecordFailure()
 		return "", false
 	}
-	defer func() { l.count.Looked(time.Since(began)) }()
+	late := time.NewTimer(2 * l.wait) // its round's turn has not come: so many others wait
+	defer late.Stop()
 	select {
 	case <-r.done:
-		return r.entries[key], r.ok
+	case <-late.C:
+		return "", false
 	case <-ctx.Done():
 		return "", false
 	}
+	entry, found := r.found[key]
+	if !r.ok || !found {
+		return "", r.ok
+	}
+	if entry == nil {
+		alone := &round{calls: 1, keys: []string{key}, stripes: map[uint32]struct{}{}}
+		for _, stripe := range asked {
+			alone.stripes[stripe] = struct{}{}
+		}
+		l.lookFor(alone, l3Entry*2)
+		if entry = alone.found[key]; !alone.ok || entry == nil {
+			return "", alone.ok
+		}
+	}
+	return *entry, true
+}
+
+// full tells whether so many wait that another would in vain. That says nothing of the database.
+func (s *looks) full() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := len(s.waiting)
+	return n == roundsWait && (len(s.waiting[n-1].keys) >= roundKeys || len(s.waiting[n-1].stripes) > roundStripes)
 }
 
 // join puts a call into a round that has not begun; nil where too many wait.
@@ -97,13 +124,16 @@ func (l *L3) lookAll() {
 		r := s.waiting[0]
 		s.waiting = slices.Delete(s.waiting, 0, 1)
 		s.mu.Unlock()
-		l.lookFor(r)
+		l.lookFor(r, roundEntry)
 		close(r.done)
 	}
 }
 
-// lookFor asks for all of a round. Each of its calls counts when the level is judged.
-func (l *L3) lookFor(r *round) {
+// lookFor asks for all of a round, for entries of most bytes: of one that is larger it finds nil. Each of its calls counts when the level is judged.
+func (l *L3) lookFor(r *round, most int64) {
+	if l.worth.IsOpen() { // by those that were before it
+		return
+	}
 	judge := l.worth.RecordFailure
 	defer func() {
 		for range r.calls {
@@ -120,7 +150,7 @@ func (l *L3) lookFor(r *round) {
 			return
 		}
 	}
-	out, err := l.run(context.Background(), l.get, l.wait, string(asked), string(keys), time.Now().UnixMilli())
+	out, err := l.run(context.Background(), l.get, l.wait, string(asked), string(keys), time.Now().UnixMilli(), most)
 	if err != nil {
 		return
 	}
@@ -131,11 +161,11 @@ func (l *L3) lookFor(r *round) {
 	if json.Unmarshal(out, &got) != nil {
 		return
 	}
-	r.entries = make(map[string]string, len(r.keys))
+	r.found = make(map[string]*string, len(r.keys))
 	told := false
 	for _, row := range got.Rows {
-		if row.Key != nil && row.Entry != nil {
-			r.entries[*row.Key] = *row.Entry
+		if row.Key != nil {
+			r.found[*row.Key] = row.Entry
 			continue
 		}
 		told = true

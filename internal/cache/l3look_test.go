@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"millrace/internal/sqldb"
 )
@@ -20,7 +21,8 @@ type gate struct {
 	sqldb.Query
 	mu   sync.Mutex // guards runs
 	runs []int      // keys of each that has begun
-	may  chan error
+	may  chan struct{}
+	fail bool
 }
 
 func (g *gate) Run(_ context.Context, _ []byte, x *sqldb.Execution) ([]byte, sqldb.Outcome, error) {
@@ -31,12 +33,17 @@ func (g *gate) Run(_ context.Context, _ []byte, x *sqldb.Execution) ([]byte, sql
 	g.mu.Lock()
 	g.runs = append(g.runs, len(keys))
 	g.mu.Unlock()
-	if err := <-g.may; err != nil {
-		return nil, sqldb.Outcome{}, err
+	<-g.may
+	if g.fail {
+		return nil, sqldb.Outcome{}, errors.New("gone")
 	}
 	out := `{"rows":[`
 	for _, k := range keys {
-		out += fmt.Sprintf(`{"key":%q,"entry":"of %s","versions":null},`, k, k)
+		if entry := strconv.Quote("of " + k); k == "large" && x.Args[3].Int <= roundEntry {
+			out += `{"key":"large","entry":null,"versions":null},`
+		} else if k != "none" {
+			out += fmt.Sprintf(`{"key":%q,"entry":%s,"versions":null},`, k, entry)
+		}
 	}
 	return []byte(out + `{"key":null,"entry":null,"versions":"7:5"}]}`), sqldb.Outcome{}, nil
 }
@@ -51,7 +58,7 @@ func (g *gate) begun() int {
 func TestLooksShareRounds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		g := &gate{may: make(chan error)}
+		g := &gate{may: make(chan struct{})}
 		l := &L3{tags: NewTags(), count: &counts{}, log: slog.New(slog.DiscardHandler), get: g, wait: l3Get, known: make([]uint64, stripes), worth: newBreaker(nil)}
 		l.open.Store(true)
 		var wg sync.WaitGroup
@@ -85,7 +92,7 @@ func TestLooksShareRounds(t *testing.T) {
 			t.Errorf("%d queries while the first run", n)
 		}
 		for range lookers + 2 {
-			g.may <- nil
+			g.may <- struct{}{}
 		}
 		wg.Wait()
 		if got, want := fmt.Sprint(g.runs), fmt.Sprint(append(make([]int, lookers), roundKeys, 1)); got != want {
@@ -93,6 +100,15 @@ func TestLooksShareRounds(t *testing.T) {
 		}
 		if v := l.tags.stamp(7).version; v != 5 {
 			t.Errorf("version %d, want what the database gave", v)
+		}
+		// What is too large for a round is fetched alone, and what is not there is not looked for again.
+		close(g.may)
+		for key, runs := range map[string]int{"large": 2, "none": 1} {
+			before := g.begun()
+			text, ok := l.look(t.Context(), key, []uint32{7})
+			if !ok || (text == "of large") != (key == "large") || g.begun() != before+runs {
+				t.Errorf("%s: %q, %v in %d queries", key, text, ok, g.begun()-before)
+			}
 		}
 		l.open.Store(false)
 		if l.confirm(t.Context(), nil) {
@@ -105,7 +121,7 @@ func TestLooksShareRounds(t *testing.T) {
 func TestLooksAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		g := &gate{may: make(chan error)}
+		g := &gate{may: make(chan struct{})}
 		l := &L3{tags: NewTags(), count: &counts{}, log: slog.New(slog.DiscardHandler), get: g, wait: l3Get, known: make([]uint64, stripes), worth: newBreaker(nil)}
 		l.open.Store(true)
 		var refused atomic.Int64
@@ -130,22 +146,38 @@ func TestLooksAreBounded(t *testing.T) {
 		if refused.Load() != 1 {
 			t.Error("waits beyond the bound")
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		g.may <- errors.New("gone")
-		synctest.Wait()
-		if _, ok := l.look(ctx, "k", nil); ok {
-			t.Error("waits for longer than its caller")
-		}
-		for range lookers + roundsWait - 1 {
-			g.may <- errors.New("gone")
-			synctest.Wait()
-		}
+		g.fail = true
 		close(g.may)
 		wg.Wait()
+		if n := refused.Load(); n != 1+lookers+roundsWait*roundKeys {
+			t.Errorf("%d have no answer", n)
+		}
+		if n := g.begun(); n > lookers+3 {
+			t.Errorf("%d queries of a database that does not answer", n)
+		}
 		began := g.begun()
 		if look(); g.begun() != began {
 			t.Error("asked again at once after all looks have failed")
 		}
+	})
+}
+
+// Nobody waits long for the turn of his round.
+func TestLooksEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{may: make(chan struct{})}
+		l := &L3{tags: NewTags(), count: &counts{}, log: slog.New(slog.DiscardHandler), get: g, wait: l3Get, known: make([]uint64, stripes), worth: newBreaker(nil)}
+		l.open.Store(true)
+		began := time.Now()
+		if _, ok := l.look(t.Context(), "k", nil); ok || time.Since(began) != 2*l3Get {
+			t.Errorf("%v after %s", ok, time.Since(began))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, ok := l.look(ctx, "k", nil); ok {
+			t.Error("waits for longer than its caller")
+		}
+		close(g.may)
 	})
 }

@@ -77,7 +77,7 @@ func (t *tool) once(c *mcp.Call) (*sqldb.Once, error) {
 	if key == nil {
 		return nil, err
 	}
-	if c.NoStore && c.Answer == nil { // with an answer of the user it has been asked before
+	if c.NoStore && c.Answer == nil && (c.Request == nil || c.Request.InputResponses == nil) { // with answers of the user it has been asked before
 		return nil, mcp.Errorf(mcp.CodeInvalidParams, "%s: the arguments hold a number that cannot be told from others, so no idempotency key can go with them", where)
 	}
 	o := &sqldb.Once{TTL: t.Idempotency.TTL.Std()}

@@ -149,7 +149,7 @@ func (t *tool) askFirst(ctx context.Context, c *mcp.Call) (mcp.Result, error) {
 		case !answered:
 			return t.question(n), nil
 		case !isAccepted(reply):
-			return mcp.Result{}, &mcp.ToolError{Kind: "declined", Message: "Not confirmed by the user: nothing was changed."}
+			return mcp.Result{}, &mcp.ToolError{Kind: "declined", Message: "Not confirmed by the user: this call changed nothing."}
 		}
 		agreed = n
 	} else if !c.CanElicit {

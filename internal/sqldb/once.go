@@ -5,7 +5,10 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,7 +36,7 @@ var onceStatements = map[Dialect]onceSQL{
 			ON CONFLICT (key) DO UPDATE SET arguments = excluded.arguments, expires = excluded.expires, answer = NULL WHERE i.expires <= now()`,
 		look:     `SELECT arguments, answer FROM millrace_idempotency WHERE key = $1`,
 		remember: `UPDATE millrace_idempotency SET answer = $2 WHERE key = $1`,
-		sweep:    `DELETE FROM millrace_idempotency WHERE key IN (SELECT key FROM millrace_idempotency WHERE expires <= now() LIMIT 1000)`,
+		sweep:    `DELETE FROM millrace_idempotency WHERE key IN (SELECT key FROM millrace_idempotency WHERE expires <= now() LIMIT 1000 FOR UPDATE SKIP LOCKED)`, // one that is claimed anew meanwhile stays
 	},
 	SQLite: {
 		claim: `INSERT INTO millrace_idempotency AS i (key, arguments, expires) VALUES (?1, ?2, unixepoch() + ?3)
@@ -46,16 +49,23 @@ var onceStatements = map[Dialect]onceSQL{
 
 // InstallOnce makes the table of keys in a database, where it is not there; RemoveOnce takes it away, with all that it remembers.
 func InstallOnce(ctx context.Context, s Source) error {
-	table := `CREATE TABLE IF NOT EXISTS millrace_idempotency (key text PRIMARY KEY, arguments text NOT NULL, answer text, expires timestamptz NOT NULL)`
-	if s.Dialect() == SQLite { // without a rowid: the write's last_insert_rowid() must not be ours
-		table = `CREATE TABLE IF NOT EXISTS millrace_idempotency (key text PRIMARY KEY, arguments text NOT NULL, answer text, expires integer NOT NULL) WITHOUT ROWID`
+	return s.Script(ctx, append(patience(s), `CREATE TABLE IF NOT EXISTS millrace_idempotency (key text PRIMARY KEY, arguments text NOT NULL, answer text, expires `+
+		// Without a rowid: the write's last_insert_rowid() must not be ours.
+		map[Dialect]string{PostgreSQL: `timestamptz NOT NULL)`, SQLite: `integer NOT NULL) WITHOUT ROWID`}[s.Dialect()],
+		`CREATE INDEX IF NOT EXISTS millrace_idempotency_expires ON millrace_idempotency (expires)`))
+}
+
+// patience bounds how long writes wait behind a script that waits for a lock.
+func patience(s Source) []string {
+	if s.Dialect() == PostgreSQL {
+		return []string{"SET LOCAL lock_timeout = '5s'"}
 	}
-	return s.Script(ctx, []string{table, `CREATE INDEX IF NOT EXISTS millrace_idempotency_expires ON millrace_idempotency (expires)`})
+	return nil
 }
 
 // RemoveOnce: see InstallOnce.
 func RemoveOnce(ctx context.Context, s Source) error {
-	return s.Script(ctx, []string{"DROP TABLE IF EXISTS " + onceTable})
+	return s.Script(ctx, append(patience(s), "DROP TABLE IF EXISTS "+onceTable))
 }
 
 func (o *Once) key() string       { return hex.EncodeToString(o.Key[:]) }
@@ -98,9 +108,54 @@ func (o *Once) recall(name string, dst []byte, arguments string, answer []byte) 
 	return append(dst, body...), Outcome{Rows: text.Rows, Affected: text.Affected, Truncated: text.Truncated, Repeated: true}, false, nil
 }
 
-// errSwept says that a key expired, and was removed, while it was looked at.
+// turns lets calls of one key wait for each other here: in the database each would wait with a connection, and the place of another write.
+type turns struct {
+	mu sync.Mutex // guards by
+	by map[[32]byte]*turn
+}
+
+type turn struct {
+	free chan struct{} // holds something while nobody has the turn
+	want int           // who has it or waits for it
+}
+
+// take waits for the turn of a key, but no longer than until deadline. The caller must call done.
+func (t *turns) take(ctx context.Context, deadline time.Time, key [32]byte) (done func(), err error) {
+	t.mu.Lock()
+	own := t.by[key]
+	if own == nil {
+		if t.by == nil {
+			t.by = map[[32]byte]*turn{}
+		}
+		own = &turn{free: make(chan struct{}, 1)}
+		own.free <- struct{}{}
+		t.by[key] = own
+	}
+	own.want++
+	t.mu.Unlock()
+	leave := func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if own.want--; own.want == 0 {
+			delete(t.by, key)
+		}
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	select {
+	case <-own.free:
+		return func() { own.free <- struct{}{}; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+}
+
+// errExpired says that a key expired, and was removed, while it was looked at.
+var errExpired = errors.New("the key has expired")
+
 func errSwept(name string) error {
-	return &mcp.ToolError{Kind: kindOverloaded, Meta: []byte(`"millrace/retryAfterMs":100`), Message: name + ": the idempotency key has just expired; nothing was changed; try again"}
+	return &mcp.ToolError{Kind: kindOverloaded, Cause: errExpired, Meta: []byte(`"millrace/retryAfterMs":100`), Message: name + ": the idempotency key has just expired; nothing was changed; try again"}
 }
 
 // errNotInstalled says that the table is not there.
@@ -113,12 +168,13 @@ const sweepEvery = time.Minute
 
 // sweeper removes keys that have expired.
 type sweeper struct {
-	last atomic.Int64 // when it began last, in nanoseconds since 1970
-	busy atomic.Bool
+	last   atomic.Int64 // when it began last, in nanoseconds since 1970
+	busy   atomic.Bool
+	failed atomic.Bool // the last time: told once
 }
 
-// sweep removes some, now and then, behind a write of s.
-func (w *sweeper) sweep(s Source) {
+// sweep removes them, now and then, behind a write of s.
+func (w *sweeper) sweep(s Source, name string, log *slog.Logger) {
 	now := time.Now().UnixNano()
 	if was := w.last.Load(); now-was < int64(sweepEvery) || !w.last.CompareAndSwap(was, now) || !w.busy.CompareAndSwap(false, true) {
 		return
@@ -130,6 +186,9 @@ func (w *sweeper) sweep(s Source) {
 			var outcome Outcome
 			_, outcome, err = q.Run(context.Background(), nil, &Execution{Deadline: time.Now().Add(5 * time.Second)})
 			more = outcome.Affected
+		}
+		if failed := err != nil; w.failed.Swap(failed) != failed && failed {
+			log.Warn("idempotency keys that have expired cannot be removed; may the source's user delete from "+onceTable+"?", "source", name, "error", err)
 		}
 	}()
 }

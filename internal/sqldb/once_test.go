@@ -2,6 +2,7 @@ package sqldb
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"millrace/internal/conf"
 	"millrace/internal/mcp"
@@ -165,6 +168,12 @@ func TestOnce(t *testing.T) {
 		if err := RemoveOnce(t.Context(), sources[0]); err != nil {
 			t.Error(err)
 		}
+		if _, _, err := insert(0, "x", once("gone", "x")); !isNotInstalled(err) {
+			t.Errorf("without the table any more: %v", err)
+		}
+		if _, err := queries[0].Describe(t.Context()); !isNotInstalled(err) {
+			t.Errorf("without the table any more it is described: %v", err)
+		}
 	})
 }
 
@@ -260,5 +269,133 @@ func TestOnceTellsWhatIsUnknown(t *testing.T) {
 	out, outcome, err := q.Run(t.Context(), nil, &Execution{Once: once("k", "x")})
 	if err != nil || !outcome.Repeated || string(out) != `{"rows":[{"id":2,"v":"x"}]}` {
 		t.Errorf("%s, %+v, %v", out, outcome, err)
+	}
+}
+
+// Keys that expire are not swept away while they are claimed anew.
+func TestSweepSparesWhatIsClaimedAnew(t *testing.T) {
+	t.Parallel()
+	s, name := postgres(t, "")
+	if err := InstallOnce(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if err := started.Load().Exec(name, "INSERT INTO millrace_idempotency SELECT 'k' || i, '', '{}', now() - interval '1 hour' FROM generate_series(1, 2) AS i"); err != nil {
+		t.Fatal(err)
+	}
+	c, err := pgconn.Connect(t.Context(), started.Load().URL(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(t.Context())
+	exec := func(sql string) string {
+		results, err := c.Exec(t.Context(), sql).ReadAll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last := results[len(results)-1]; len(last.Rows) == 1 {
+			return string(last.Rows[0][0])
+		}
+		return ""
+	}
+	exec("BEGIN")
+	if r := c.ExecParams(t.Context(), onceStatements[PostgreSQL].claim, [][]byte{[]byte("k1"), []byte("a"), []byte("60")}, nil, nil, nil).Read(); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	swept := make(chan error, 1)
+	go func() {
+		_, _, err := compile(t, s, Spec{Text: onceStatements[PostgreSQL].sweep, Mode: ReadWrite, Own: true}).Run(context.Background(), nil, &Execution{})
+		swept <- err
+	}()
+	polltest.Until(t, "the sweep has ended, or waits", func() bool {
+		return len(swept) == 1 || exec("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == "1"
+	})
+	exec("COMMIT")
+	if err := <-swept; err != nil {
+		t.Error(err)
+	}
+	if left := exec("SELECT string_agg(key, ',') FROM millrace_idempotency"); left != "k1" {
+		t.Errorf("%q are left", left)
+	}
+}
+
+// What a statement leaves for its commit runs as who ran the statement, with a key as without.
+func TestOnceKeepsTheRoleForDeferredTriggers(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, `DO $$ BEGIN CREATE ROLE deferred_role; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+		CREATE TABLE n (v int); CREATE TABLE who (name text); GRANT ALL ON n, who TO deferred_role;
+		CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.v < 0 THEN RAISE EXCEPTION 'less than nothing'; END IF; INSERT INTO who VALUES (current_user); RETURN NULL; END $$;
+		CREATE CONSTRAINT TRIGGER t AFTER INSERT ON n DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note()`,
+		oneConnection, func(c *Config) { c.Settings = map[string]string{"role": "deferred_role"} })
+	if err := InstallOnce(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	q := compile(t, s, Spec{Text: "INSERT INTO n VALUES (:v)", Params: []Param{{Name: "v", Type: "integer"}}, Mode: ReadWrite, Once: true})
+	for _, o := range []*Once{nil, once("k", "1")} {
+		if _, _, err := q.Run(t.Context(), nil, &Execution{Args: ints(1), Once: o}); err != nil {
+			t.Error(err)
+		}
+	}
+	first := s.pool.all[0]
+	if _, _, err := q.Run(t.Context(), nil, &Execution{Args: ints(-1), Once: once("less", "-1")}); err == nil || !strings.Contains(err.Error(), "less than nothing") {
+		t.Errorf("a constraint that the commit would have found: %v", err)
+	}
+	if got, _, err := pgRun(t, s, ReadOnly, "SELECT string_agg(name, ' ') AS v FROM who"); err != nil || got != `{"rows":[{"v":"deferred_role deferred_role"}]}` {
+		t.Errorf("%s, %v", got, err)
+	}
+	if s.pool.all[0] != first {
+		t.Error("the connection was given up")
+	}
+}
+
+// Calls that wait for one of the same key take no place of another write.
+func TestOnceWaitsWithoutAPlace(t *testing.T) {
+	t.Parallel()
+	s, name := postgres(t, "CREATE TABLE n (v int)", func(c *Config) { c.Writes, c.QueryTimeout = 2, conf.Duration(time.Minute) })
+	if err := InstallOnce(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	c, err := pgconn.Connect(t.Context(), started.Load().URL(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(t.Context())
+	lock := func(sql string) {
+		if _, err := c.Exec(t.Context(), sql).ReadAll(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lock("SELECT pg_advisory_lock(7)")
+	slow := compile(t, s, Spec{Text: "INSERT INTO n SELECT 1 FROM pg_advisory_xact_lock(7)", Mode: ReadWrite, Once: true})
+	var wg sync.WaitGroup
+	var repeated atomic.Int64
+	for range 5 {
+		wg.Go(func() {
+			_, outcome, err := slow.Run(context.Background(), nil, &Execution{Once: once("k", "")})
+			if err != nil {
+				t.Error(err)
+			}
+			if outcome.Repeated {
+				repeated.Add(1)
+			}
+		})
+	}
+	polltest.Until(t, "all wait", func() bool {
+		s.turns.mu.Lock()
+		defer s.turns.mu.Unlock()
+		own := s.turns.by[once("k", "").Key]
+		return own != nil && own.want == 5
+	})
+	if _, _, err := pgRun(t, s, ReadWrite, "INSERT INTO n VALUES (2)"); err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := slow.Run(ctx, nil, &Execution{Once: once("k", "")}); !errors.Is(err, context.Canceled) {
+		t.Errorf("who has left: %v", err)
+	}
+	lock("SELECT pg_advisory_unlock(7)")
+	wg.Wait()
+	if repeated.Load() != 4 || len(s.turns.by) != 0 {
+		t.Errorf("%d repeated, %d turns left", repeated.Load(), len(s.turns.by))
 	}
 }

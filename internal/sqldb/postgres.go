@@ -47,6 +47,7 @@ type postgresSource struct {
 	replicated bool
 	trips      trips
 	swept      sweeper
+	turns      turns
 	log        *slog.Logger
 
 	mu      sync.Mutex        // guards what follows

@@ -14,13 +14,16 @@ const (
 	onceClaim = iota
 	onceLook
 	onceRemember
+	onceDeferred
 	onceRole
 )
 
 var pgOnceSQL = []string{
 	onceClaim: onceStatements[PostgreSQL].claim, onceLook: onceStatements[PostgreSQL].look, onceRemember: onceStatements[PostgreSQL].remember,
-	// The source's db_settings may have taken a role for the statement that the table of keys is not for.
-	onceRole: "SET LOCAL role TO DEFAULT",
+	// What the statement has left for the commit runs as who ran the statement: db_settings, or it itself, may have taken a role, which the
+	// table of keys is not for.
+	onceDeferred: "SET CONSTRAINTS ALL IMMEDIATE",
+	onceRole:     "SET LOCAL role TO DEFAULT",
 }
 
 func onceName(i int) string { return "millrace_once" + strconv.Itoa(i) }
@@ -58,8 +61,12 @@ func (q *pgQuery) claim(dst []byte, c *pgConn, x *Execution) (out []byte, outcom
 				found = append(found, slices.Clone(v))
 			}
 		case *pgproto3.ErrorResponse:
+			err := pgconn.ErrorResponseToPgError(m)
 			_ = c.ready()
-			return dst, outcome, false, pgconn.ErrorResponseToPgError(m)
+			if err.Code == stateUndefinedTable {
+				return dst, outcome, false, errNotInstalled(q.spec.Name, q.source.name, err)
+			}
+			return dst, outcome, false, err
 		case *pgproto3.ReadyForQuery:
 			if len(found) != 2 {
 				return dst, outcome, false, errSwept(q.spec.Name)
@@ -70,11 +77,9 @@ func (q *pgQuery) claim(dst []byte, c *pgConn, x *Execution) (out []byte, outcom
 }
 
 // sendAnswer queues what keeps the answer of a write with its key, as who the source is. It gives the number of commands.
-func (q *pgQuery) sendAnswer(c *pgConn, st *pgStmt, o *Once, answer []byte) (commands int) {
-	if st.settings != "" {
-		c.send(onceName(onceRole), nil, nil, 0)
-		commands++
-	}
+func (q *pgQuery) sendAnswer(c *pgConn, o *Once, answer []byte) (commands int) {
+	c.send(onceName(onceDeferred), nil, nil, 0)
+	c.send(onceName(onceRole), nil, nil, 0)
 	c.send(onceName(onceRemember), [][]byte{[]byte(o.key()), answer}, nil, 0)
-	return commands + 1
+	return 3
 }

@@ -56,6 +56,20 @@ func (q *pgQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]byte, Ou
 		return dst, Outcome{}, fmt.Errorf("%s: %d arguments for %d parameters", q.spec.Name, len(x.Args), len(q.spec.Params))
 	}
 	b := runBounds(q.span, q.limit, x)
+	if x.Once != nil {
+		done, err := q.source.turns.take(ctx, b.deadline, x.Once.Key)
+		if errors.Is(err, context.DeadlineExceeded) {
+			return dst, Outcome{}, b.timeout(q.spec.Name, err)
+		} else if err != nil {
+			return dst, Outcome{}, err
+		}
+		defer done()
+	}
+	if q.settings != nil {
+		if err := q.settings.refuse(q.spec.Name, x.Caller); err != nil {
+			return dst, Outcome{}, err
+		}
+	}
 	if q.shares(x) {
 		return q.travel(ctx, dst, x, &b)
 	}
@@ -180,8 +194,8 @@ func (q *pgQuery) attempt(ctx context.Context, dst []byte, x *Execution, b *boun
 			broken = !q.rollback(c)
 			return dst, Outcome{}, false, err
 		}
-		before = q.sendAnswer(c, st, x.Once, answer)
-		defer q.source.swept.sweep(q.source)
+		before = q.sendAnswer(c, x.Once, answer)
+		defer q.source.swept.sweep(q.source, q.source.name, q.source.log)
 	}
 	tag, clean, err := c.endWrite(controlCommit, before, positioned)
 	broken = !clean
@@ -216,8 +230,12 @@ func (c *pgConn) endWrite(control, before int, positioned bool) (tag string, cle
 		controls = append(controls, controlPosition)
 	}
 	tag, clean, err = c.runAll(controls, before)
-	if tag == "" && !c.isBroken() && c.conn.TxStatus() == 'I' { // a COMMIT that failed: the server passed over the rest
+	switch {
+	case tag != "" || c.isBroken():
+	case c.conn.TxStatus() == 'I': // a COMMIT that failed: the server passed over the rest
 		_, clean, _ = c.runAll(afterWrite, 0)
+	default: // what was queued before it did
+		_, clean, _ = c.runAll(append([]int{controlRollback}, afterWrite...), 0)
 	}
 	return tag, clean, err
 }
@@ -524,6 +542,13 @@ func (q *pgQuery) Describe(ctx context.Context) ([]Column, error) {
 			if err := c.conn.ExecParams(context.Background(), s.sql, s.of(nil), nil, nil, nil).Read().Err; err != nil {
 				return nil, q.failure(ctx, pool.stopped(c), &b, err)
 			}
+		}
+	}
+	if q.spec.Once { // the table may have gone since
+		r := c.conn.ExecPrepared(context.Background(), onceName(onceLook), [][]byte{{}}, nil, nil).Read()
+		var server *pgconn.PgError
+		if errors.As(r.Err, &server) && server.Code == stateUndefinedTable {
+			return nil, errNotInstalled(q.spec.Name, q.source.name, r.Err)
 		}
 	}
 	columns := make([]Column, len(st.columns))

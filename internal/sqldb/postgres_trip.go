@@ -114,6 +114,11 @@ func (q *pgQuery) shares(x *Execution) bool {
 			size += 350 // the longest one, written out
 		}
 	}
+	if q.settings != nil {
+		for _, v := range q.settings.of(x.Caller) { // they come back as rows too
+			size += 2*len(v) + 64
+		}
+	}
 	return size <= rideArgs && time.Now().UnixNano() >= q.aloneUntil.Load()
 }
 

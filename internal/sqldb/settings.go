@@ -38,7 +38,12 @@ func newSettings(source, hints map[string]string) *settings {
 	}
 	s := &settings{}
 	var b strings.Builder
-	for i, name := range slices.Sorted(maps.Keys(all)) {
+	names := slices.Sorted(maps.Keys(all))
+	if i := slices.IndexFunc(names, isRole); i >= 0 { // last: it may not be allowed to set the others
+		role := names[i]
+		names = append(slices.Delete(names, i, i+1), role)
+	}
+	for i, name := range names {
 		if i == 0 {
 			b.WriteString("SELECT ")
 		} else {
@@ -50,6 +55,17 @@ func newSettings(source, hints map[string]string) *settings {
 	}
 	s.sql = b.String()
 	return s
+}
+
+func isRole(name string) bool { return strings.EqualFold(name, "role") }
+
+// refuse says why nothing may run for a caller: "none" is no role, but the way back from one.
+func (s *settings) refuse(tool string, c *mcp.Caller) error {
+	last := len(s.names) - 1
+	if v := s.values[last]; !isRole(s.names[last]) || v != ofTenant && v != ofSubject || string(s.of(c)[last]) != "none" {
+		return nil
+	}
+	return sqlFailure(tool, `db_settings takes the caller's name for a role, and "none" is none`, nil)
 }
 
 // of gives the values for a caller, nil for nobody, whose names are empty.
@@ -120,8 +136,8 @@ func validateSettings(source map[string]string) (fs conf.Faults) {
 				Fix: "set it for all in the connection URL: ?options=-c%20search_path%3DNAME"})
 		case slices.Contains(ownSettings, lower), strings.HasPrefix(lower, "transaction_"), strings.HasPrefix(lower, "default_transaction_"):
 			fs = append(fs, conf.Fault{Path: at, Message: "is set by Millrace itself", Fix: "remove it"})
-		case strings.HasPrefix(v, "$") && v != ofTenant && v != ofSubject:
-			fs = append(fs, conf.Fault{Path: at, Message: fmt.Sprintf("%q stands for nothing", v), Fix: "write " + ofTenant + ", " + ofSubject + " or a value"})
+		case v != ofTenant && v != ofSubject && (strings.HasPrefix(v, "$") || strings.Contains(v, ofTenant) || strings.Contains(v, ofSubject)):
+			fs = append(fs, conf.Fault{Path: at, Message: fmt.Sprintf("%q stands for nothing", v), Fix: "write " + ofTenant + ", " + ofSubject + " or a value; put them together in SQL"})
 		case strings.IndexByte(v, 0) >= 0:
 			fs = append(fs, conf.Fault{Path: at, Message: "holds a zero byte", Fix: "remove it"})
 		}

@@ -100,6 +100,7 @@ func TestSettingsAreValidated(t *testing.T) {
 	}{
 		"a name":           {map[string]string{"app.x', true); DROP TABLE n; --": "1"}, "is no name of a setting"},
 		"somebody unknown": {map[string]string{"app.user": "$user"}, "$tenant, $subject or a value"},
+		"a part":           {map[string]string{"app.tenant": "t:$tenant"}, "put them together in SQL"},
 		"our own":          {map[string]string{"Transaction_read_only": "off"}, "is set by Millrace itself"},
 		"the search path":  {map[string]string{"search_path": "$tenant"}, "in the connection URL"},
 		"what is right":    {map[string]string{"app.tenant": "$tenant", "role": "app", "statement_timeout": "3s"}, ""},

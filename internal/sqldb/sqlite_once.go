@@ -29,15 +29,20 @@ func (c *sqliteConn) prepareOnce(q *sqliteQuery) error {
 					_ = stmt.Finalize()
 				}
 			}
-			if strings.Contains(err.Error(), "no such table: "+onceTable) {
-				err = errNotInstalled(q.spec.Name, q.source.name, err)
-			}
-			return err
+			return q.notInstalled(err)
 		}
 		*s.stmt = stmt
 	}
 	c.once = made
 	return nil
+}
+
+// notInstalled says where the table is not there what to do.
+func (q *sqliteQuery) notInstalled(err error) error {
+	if strings.Contains(err.Error(), "no such table: "+onceTable) {
+		return errNotInstalled(q.spec.Name, q.source.name, err)
+	}
+	return err
 }
 
 // claim puts the key of a write in, whose transaction has begun. claimed is false where the first run's answer was there already, which it
@@ -47,8 +52,13 @@ func (q *sqliteQuery) claim(dst []byte, c *sqliteConn, o *Once) (out []byte, out
 	c.once.claim.BindText(2, o.arguments())
 	c.once.claim.BindInt64(3, o.seconds())
 	if err := c.control(c.once.claim); err != nil {
-		return dst, outcome, false, err
+		return dst, outcome, false, q.notInstalled(err)
 	}
+	return q.look(dst, c, o)
+}
+
+// look gives what there is under a key.
+func (q *sqliteQuery) look(dst []byte, c *sqliteConn, o *Once) (out []byte, outcome Outcome, claimed bool, err error) {
 	look := c.once.look
 	look.BindText(1, o.key())
 	c.own = true
@@ -56,7 +66,7 @@ func (q *sqliteQuery) claim(dst []byte, c *sqliteConn, o *Once) (out []byte, out
 	c.own = false
 	defer func() { _ = look.Reset() }()
 	if err != nil {
-		return dst, outcome, false, err
+		return dst, outcome, false, q.notInstalled(err)
 	}
 	if !row {
 		return dst, outcome, false, errSwept(q.spec.Name)

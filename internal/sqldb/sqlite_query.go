@@ -223,7 +223,11 @@ func (q *sqliteQuery) Describe(ctx context.Context) ([]Column, error) {
 	defer pool.put(c, false)
 	st, err := c.stmt(q)
 	if err == nil && q.statement.writes {
-		err = c.prepareOnce(q)
+		if err = c.prepareOnce(q); err == nil && q.spec.Once { // the table may have gone since
+			if _, _, _, err = q.look(nil, c, &Once{}); errors.Is(err, errExpired) {
+				err = nil
+			}
+		}
 	}
 	if err != nil {
 		return nil, q.failure(ctx, pool.stopped(c), &b, err)

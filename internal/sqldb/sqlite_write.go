@@ -43,7 +43,7 @@ func (q *sqliteQuery) write(ctx context.Context, dst []byte, x *Execution) ([]by
 	confirmed := err == nil && (outcome.Repeated || x.Confirm == nil || x.Confirm(outcome.Affected))
 	if x.Once != nil && confirmed && !outcome.Repeated {
 		err = c.remember(x.Once, outcome, out[len(dst):])
-		defer q.source.swept.sweep(q.source)
+		defer q.source.swept.sweep(q.source, q.source.name, q.source.log)
 	}
 	broken = false
 
