@@ -70,6 +70,8 @@ func dispatch(args []string) error {
 		job = func(ctx context.Context) error { return compareRelease(ctx, args[1:]) }
 	case len(args) > 0 && args[0] == "cache":
 		job = func(ctx context.Context) error { return cacheJob(ctx, args[1:]) }
+	case len(args) > 0 && args[0] == "database":
+		job = func(ctx context.Context) error { return databaseJob(ctx, args[1:]) }
 	case len(args) > 0 && args[0] == "scenarios":
 		job = func(ctx context.Context) error { return scenarios(ctx, args[1:]) }
 	default:

@@ -428,27 +428,32 @@ func (g *generator) nodes(ctx context.Context) error {
 	return nil
 }
 
-// call calls a tool and gives the value of the row that came, 0 for none.
-func (c *cached) call(ctx context.Context, tool string, arguments map[string]int) (int, error) {
-	args, err := json.Marshal(arguments)
-	if err != nil {
-		return 0, err
-	}
-	body := `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"` + tool + `","arguments":` + string(args) +
+// post calls a tool and gives the body of its answer.
+func (c *cached) post(ctx context.Context, tool, arguments string) ([]byte, error) {
+	body := `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"` + tool + `","arguments":` + arguments +
 		`,"_meta":{"io.modelcontextprotocol/protocolVersion":"` + modernVersion + `","io.modelcontextprotocol/clientCapabilities":{}}}}`
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+c.addr+"/mcp", strings.NewReader(body))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	for name, value := range map[string]string{"Content-Type": "application/json", "Accept": "application/json, text/event-stream", "MCP-Protocol-Version": modernVersion, "Mcp-Method": "tools/call", "Mcp-Name": tool} {
 		req.Header.Set(name, value)
 	}
 	resp, err := nodesClient.Do(req)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
+	return io.ReadAll(resp.Body)
+}
+
+// call calls a tool and gives the value of the row that came, 0 for none.
+func (c *cached) call(ctx context.Context, tool string, arguments map[string]int) (int, error) {
+	args, err := json.Marshal(arguments)
+	if err != nil {
+		return 0, err
+	}
+	data, err := c.post(ctx, tool, string(args))
 	if err != nil {
 		return 0, err
 	}

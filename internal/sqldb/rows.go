@@ -28,6 +28,9 @@ type rows struct {
 	truncated bool
 }
 
+// largeResult is the size from which on a result's buffer is doubled.
+const largeResult = 64 << 10
+
 func beginRows(dst []byte, maxRows, maxBytes int) rows {
 	r := rows{start: len(dst), maxRows: math.MaxInt64, maxBytes: math.MaxInt}
 	if maxRows > 0 {
@@ -47,6 +50,10 @@ func (r *rows) beginRow() bool {
 		return false
 	}
 	r.rowStart = len(r.dst)
+	// append would let a large result grow by quarters, and leave all the smaller copies to the collector.
+	if n := r.rowStart; n > largeResult && cap(r.dst)-n < n/8 {
+		r.dst = slices.Grow(r.dst, min(n, max(r.room(), 0)+n/8))
+	}
 	if r.n > 0 {
 		r.dst = append(r.dst, ',')
 	}
