@@ -3,17 +3,20 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // databaseJob measures statements that no cache answers: `make bench ARGS=database`.
 func databaseJob(ctx context.Context, args []string) error {
 	return jobs(ctx, "database", args, func(g *generator) []job {
 		d := &databaseRun{generator: g}
-		return []job{{"query", d.queryTime}, {"rows", d.manyRows}}
+		return []job{{"query", d.queryTime}, {"rows", d.manyRows}, {"batch", d.batches}}
 	}, func(g *generator) options { return options{rounds: 1, duration: g.span()} })
 }
 
@@ -44,6 +47,7 @@ sources:
   lite: {sqlite: {path: %q}}
 tools:
   - {name: item, source: postgres, %s, statement: "SELECT id, name, value FROM items WHERE id = :id", parameters: [{name: id, type: integer, description: The key, required: true}]}
+  - {name: batched_item, source: postgres, %[5]s, statement: "SELECT id, name, value FROM items WHERE id = :id", parameters: [{name: id, type: integer, description: The key, required: true}], batch: {by: id}}
   - {name: postgres_rows, source: postgres, %[5]s, max_rows: 2000000, max_bytes: 1MiB, statement: "SELECT n, repeat('x', 100) AS filler FROM generate_series(1, 1000000) AS n"}
   - {name: lite_rows, source: lite, %[5]s, max_rows: 2000000, max_bytes: 1MiB, statement: "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 1000000) SELECT n, hex(zeroblob(50)) AS filler FROM s"}
 `, addr, admin, g.url, g.sqlite, read)
@@ -80,6 +84,71 @@ func (g *databaseRun) queryTime(ctx context.Context) error {
 	g.bar(fmt.Sprintf("a PostgreSQL select by key, not cached, %d/s for %s", rate, d), "p95 < 50 ms, each a query", res.P95 < 50_000 && res.Wrong == 0 && int(ran) >= res.Requests,
 		"p50 %.2f ms, p95 %.2f ms, p99 %.2f ms of whole calls, %d failed, %.0f queries for %d calls; %s", res.P50/1000, res.P95/1000, res.P99/1000, res.Wrong, ran, res.Requests, res.Invalid)
 	return nil
+}
+
+// batches asks for single rows with batches and without, by turns: 64 callers for the rate, and one for the latency.
+func (g *databaseRun) batches(ctx context.Context) error {
+	c, err := g.startUncached(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.stop()
+	ask := func(tool string, users int, d time.Duration) (loadResult, error) {
+		run, err := g.load(ctx, c.addr, loadOptions{}, "--users", strconv.Itoa(users), "--duration", d.String(), "--revision", modernVersion, "--tool", tool,
+			"--arguments", fmt.Sprintf(`{"id":{"uniform":[%d,%d]}}`, itemKeys.first, itemKeys.first+itemKeys.count-1))
+		if err != nil {
+			return loadResult{}, err
+		}
+		res := run.result()
+		if res.Wrong > 0 {
+			return res, fmt.Errorf("%s: errors: %s", tool, res.Errors)
+		}
+		return res, nil
+	}
+	byTurns := func(users, rounds int, d time.Duration) (plain, batched []loadResult, err error) {
+		for i := range 2 * rounds {
+			tool, to := "item", &plain
+			if (i+i/2)%2 == 1 {
+				tool, to = "batched_item", &batched
+			}
+			res, err := ask(tool, users, d)
+			if err != nil {
+				return nil, nil, err
+			}
+			*to = append(*to, res)
+		}
+		return plain, batched, nil
+	}
+	plain, batched, err := byTurns(64, 5, g.span()/4)
+	if err != nil {
+		return err
+	}
+	rates, p95 := make([]float64, len(plain)), make([]float64, len(plain))
+	for i := range plain {
+		rates[i], p95[i] = batched[i].Rate/plain[i].Rate, batched[i].P95/plain[i].P95
+	}
+	g.bar("a PostgreSQL select by key, 64 callers, batched ÷ not", "rate ≥ 3, p95 not worse", median(rates) >= 3 && median(p95) <= 1,
+		"rate %.2f, p95 %.2f, medians of %d rounds by turns", median(rates), median(p95), len(plain))
+	plain, batched, err = byTurns(1, 30, time.Second)
+	if err != nil {
+		return err
+	}
+	ratios := make([]float64, len(plain))
+	for i := range plain {
+		ratios[i] = batched[i].P50 / plain[i].P50
+	}
+	low, high := medianInterval(ratios)
+	g.bar("the same with one caller, p50, 30 rounds by turns", "95 % interval within 5 %", low >= 0.95 && high <= 1.05, "%.3f, from %.3f to %.3f", median(ratios), low, high)
+	return nil
+}
+
+// medianInterval gives a 95 % interval of the median by ranks, of at least six values.
+func medianInterval(values []float64) (low, high float64) {
+	sorted := slices.Sorted(slices.Values(values))
+	// The ranks of the binomial distribution's normal approximation: n/2 ± 0.98 √n.
+	half := 0.98 * math.Sqrt(float64(len(sorted)))
+	middle := float64(len(sorted)) / 2
+	return sorted[max(0, int(math.Floor(middle-half)))], sorted[min(len(sorted)-1, int(math.Ceil(middle+half)))]
 }
 
 // manyRows asks for a million rows, and looks how much more memory that takes at most than what the server had after small calls.

@@ -297,7 +297,7 @@ func (a *App) forget(targets []string) {
 
 // fill makes what a generation consists of.
 func (a *App) fill(g *generation, loaded *config.Loaded) (err error) {
-	deps := catalog.Deps{Sources: map[string]catalog.Source{}, TTL: loaded.Cache.L1.TTL,
+	deps := catalog.Deps{Sources: map[string]catalog.Source{}, TTL: loaded.Cache.L1.TTL, Batching: loaded.Batching, Batched: a.metrics.BatchSizes,
 		Meter: func(method mcp.Method, name string) mcp.Meter {
 			if name != "" {
 				g.targets = append(g.targets, name)

@@ -27,7 +27,7 @@ func Check(ctx context.Context, file string, connect bool) (conf.Faults, error) 
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
 	loaded, faults := config.Load(file, data, os.LookupEnv)
-	deps := catalog.Deps{Sources: map[string]catalog.Source{}, TTL: loaded.Cache.L1.TTL,
+	deps := catalog.Deps{Sources: map[string]catalog.Source{}, TTL: loaded.Cache.L1.TTL, Batching: loaded.Batching,
 		Meter: func(mcp.Method, string) mcp.Meter { return nil }}
 	for _, name := range slices.Sorted(maps.Keys(loaded.Sources)) {
 		cfg := loaded.Sources[name]

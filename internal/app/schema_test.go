@@ -69,6 +69,14 @@ tools:
     writes:
       tool: read # needed
       with: {id: id} # needed
+  - name: batched
+    source: pg
+    description: d
+    statement: SELECT :id AS v
+    parameters: [{name: id, type: string, required: true}]
+    annotations: {readOnlyHint: true}
+    batch:
+      by: id # needed
 resources:
   - uri: "r://all"
     name: r # needed

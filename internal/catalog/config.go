@@ -29,6 +29,7 @@ type Tool struct {
 	Updates       []string          `yaml:"updates" expand:"none" desc:"Addresses of resources that a call changes, with {parameters} of the tool, like city://{id}: clients that watch them are told. Not for cached resources."`
 	Invalidates   []string          `yaml:"invalidates" expand:"none" desc:"Tags of cached results that a call makes void, with {parameters} of the tool, like city:{id}."`
 	Writes        *Writes           `yaml:"writes" desc:"The cached read whose result a call changes: its entries are void, and the row that the call returns takes their place."`
+	Batch         *BatchPolicy      `yaml:"batch" desc:"Let concurrent calls share statements; read-only tools on PostgreSQL only. batching: has the bounds."`
 	Idempotency   *Idempotency      `yaml:"idempotency" desc:"Let a call that carries a key happen once: the same key again gives the first answer. 'millrace install SOURCE' makes the table of keys."`
 	Output        any               `yaml:"output" expand:"none" desc:"JSON Schema of the structured result; without it, made from the statement's columns."`
 }
@@ -65,6 +66,11 @@ func (c *CachePolicy) SetDefaults() { c.Scope = "private" }
 type Writes struct {
 	Tool string            `yaml:"tool" required:"true" desc:"A cached tool that reads one row by its parameters. Where it gives the same columns as this one returns, its result is replaced, else it is made void."`
 	With map[string]string `yaml:"with" required:"true" desc:"Its parameters, each with the parameter of this tool that holds its value."`
+}
+
+// BatchPolicy is `batch:` of a tool.
+type BatchPolicy struct {
+	By string `yaml:"by" required:"true" desc:"The parameter in which calls of one statement may differ: a string, number, integer or boolean."`
 }
 
 // Idempotency is `idempotency:` of a tool.

@@ -36,6 +36,9 @@ type Source struct {
 type Deps struct {
 	Sources map[string]Source // nil where it is not known which there are: nothing is said of them then
 	TTL     conf.Duration     // of cached results where a tool gives none
+	// Batching has the bounds of tools with batch:, and Batched counts how many calls of such a tool each statement served; nil for nobody.
+	Batching sqldb.BatchingConfig
+	Batched  func(tool string) func(calls int)
 	// Meter gives the counters of one target; name is "" for a method as a whole.
 	Meter func(method mcp.Method, name string) mcp.Meter
 	// Publish tells clients that wait for events what happened.
@@ -255,7 +258,7 @@ func (b *builder) tool(path string, d Tool) *tool {
 	if t.keyAt >= 0 {
 		params[t.keyAt].Unused = true
 	}
-	t.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: params, Mode: mode, Once: d.Idempotency != nil && mode == sqldb.ReadWrite,
+	t.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: params, Mode: mode, Batch: b.batch(path, &d), Once: d.Idempotency != nil && mode == sqldb.ReadWrite,
 		MaxRows: d.MaxRows, MaxBytes: int(d.MaxBytes), Timeout: d.Timeout.Std(), Hints: d.Hints})
 	if t.query != nil {
 		b.statements[len(b.statements)-1].tool = t
@@ -267,6 +270,31 @@ func (b *builder) tool(path string, d Tool) *tool {
 	}
 	t.listed.Store(&line)
 	return t
+}
+
+// batch compiles `batch:` of a tool; nil where there is none, or a faulty one.
+func (b *builder) batch(path string, t *Tool) *sqldb.Batch {
+	if t.Batch == nil {
+		return nil
+	}
+	path += ".batch"
+	out := &sqldb.Batch{BatchingConfig: b.deps.Batching, By: slices.IndexFunc(t.Parameters, func(p Parameter) bool { return p.Name == t.Batch.By })}
+	if src := b.deps.Sources[t.Source].Source; src != nil && src.Dialect() != sqldb.PostgreSQL {
+		b.fault(path, "goes with PostgreSQL only: SQLite answers in this process, where there is no way to share", "remove it")
+		return nil
+	}
+	if !t.Annotations.ReadOnlyHint {
+		b.fault(path, "goes with read-only tools only: each write is a transaction of its own", "remove it")
+		return nil
+	}
+	if out.By < 0 || t.Parameters[out.By].Type == "array" || t.Parameters[out.By].Type == "object" {
+		b.fault(path+".by", fmt.Sprintf("the tool has no parameter %q that is a string, number, integer or boolean", t.Batch.By), "name one that it has")
+		return nil
+	}
+	if b.deps.Batched != nil {
+		out.Observe = b.deps.Batched(t.Name)
+	}
+	return out
 }
 
 func (b *builder) resource(path string, d Resource) *resource {

@@ -36,6 +36,7 @@ type Config struct {
 	Sessions  session.Config          `yaml:"sessions" desc:"Bounds on what legacy clients need remembered. Changes need a restart."`
 	Redis     redis.Config            `yaml:"redis" desc:"The Redis or Valkey that servers share: the second level of the cache. Changes need a restart."`
 	Cache     cache.Config            `yaml:"cache" desc:"Where results of tools with cache: are kept."`
+	Batching  sqldb.BatchingConfig    `yaml:"batching" desc:"How calls of tools with batch: share statements."`
 	Sources   map[string]sqldb.Config `yaml:"sources" desc:"Databases by name."`
 	Tools     []catalog.Tool          `yaml:"tools" desc:"SQL statements that agents can call."`
 	Resources []catalog.Resource      `yaml:"resources" desc:"Rows that clients can read by address."`
@@ -47,7 +48,7 @@ type Config struct {
 // Default is what holds where the file says nothing.
 func Default() Config {
 	return Config{Listen: front.DefaultConfig(), Admin: admin.DefaultConfig(), Auth: identity.DefaultConfig(),
-		Sessions: session.DefaultConfig(), Redis: redis.DefaultConfig(), Cache: cache.DefaultConfig()}
+		Sessions: session.DefaultConfig(), Redis: redis.DefaultConfig(), Cache: cache.DefaultConfig(), Batching: sqldb.DefaultBatching()}
 }
 
 // Loaded is a configuration with where its keys stand.
@@ -108,6 +109,7 @@ func (l *Loaded) validate() conf.Faults {
 	add("probes", l.Probes.Validate())
 	add("auth", l.Auth.Validate())
 	add("sessions", l.Sessions.Validate())
+	add("batching", l.Batching.Validate())
 	add("redis", l.Redis.Validate())
 	add("cache", l.Cache.Validate())
 	if l.Cache.L2.KeyFile != "" && len(l.Redis.Nodes) == 0 && !l.told["redis"] && !l.told["redis.nodes"] {

@@ -323,6 +323,9 @@ func (s *postgresSource) Compile(spec Spec) (Query, error) {
 		q.fetch = uint32(min(spec.MaxRows, 1<<30)) + 1 // one more tells that there were more
 	}
 	q.span, q.limit = queryTimeout(s.cfg.QueryTimeout.Std(), spec.Timeout)
+	if spec.Batch != nil && spec.Mode == ReadOnly {
+		q.batch = &batcher{q: q, cfg: *spec.Batch, lanes: map[string]*lane{}}
+	}
 	text := st.sql
 	if spec.Once { // what goes around it is prepared with it
 		text += "\x00once"
@@ -383,7 +386,8 @@ func (c *pgConn) run(control int) error {
 // pgStmt is a prepared statement with its columns.
 type pgStmt struct {
 	description *pgconn.StatementDescription
-	settings    string // the prepared statement of the query's settings; "" for none
+	settings    string  // the prepared statement of the query's settings; "" for none
+	each        *pgStmt // what of the columns is each call's, of a batch's statement
 	columns     []pgColumn
 	formats     []int16 // of the results: text, but bytes come as they are
 }
@@ -442,6 +446,13 @@ func (c *pgConn) stmt(ctx context.Context, q *pgQuery) (*pgStmt, error) {
 			st.formats[i] = 1
 		}
 		st.columns = append(st.columns, column)
+	}
+	if q.forMany {
+		st.each = &pgStmt{}
+		for i, column := range st.columns[1:] {
+			column.prefix = columnPrefix(i, column.name)
+			st.each.columns = append(st.each.columns, column)
+		}
 	}
 	if q.settings != nil { // last: what fails before would leave it
 		st.settings = "millrace_s" + strconv.Itoa(q.number)

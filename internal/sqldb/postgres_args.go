@@ -26,11 +26,7 @@ func (q *pgQuery) bind(c *pgConn, st *pgStmt, args []mcp.Value) error {
 		case mcp.KindBool:
 			c.buf = strconv.AppendBool(c.buf, v.Bool())
 		case mcp.KindFloat:
-			format := byte('g')
-			if v.Float > -1e15 && v.Float < 1e15 { // 'g' writes 2e+06, which no integer type reads
-				format = 'f'
-			}
-			c.buf = strconv.AppendFloat(c.buf, v.Float, format, -1, 64)
+			c.buf = strconv.AppendFloat(c.buf, v.Float, floatFormat(v.Float), -1, 64)
 		case mcp.KindText:
 			if slices.Contains(v.Text, 0) {
 				clear(c.values)
@@ -54,6 +50,14 @@ func (q *pgQuery) bind(c *pgConn, st *pgStmt, args []mcp.Value) error {
 		c.values = append(c.values, c.buf[from:len(c.buf):len(c.buf)])
 	}
 	return nil
+}
+
+// floatFormat is how a number is written for any of the server's types.
+func floatFormat(f float64) byte {
+	if f > -1e15 && f < 1e15 { // 'g' writes 2e+06, which no integer type reads
+		return 'f'
+	}
+	return 'g'
 }
 
 // paramTypes are the placeholders' types by the tool's file, for a statement from which the server cannot tell them.

@@ -25,6 +25,9 @@ type pgQuery struct {
 	spec      Spec
 	statement statement
 	settings  *settings // nil for none
+	batch     *batcher  // nil for none
+	forMany   bool      // it is the statement of a batch
+	each      bounding  // of a batch's results
 	number    int       // index of its prepared statement on every connection
 	fetch     uint32    // rows that a read asks the server for; 0 for all
 	locks     bool      // the text may take the session's advisory locks, which no rollback releases
@@ -70,10 +73,18 @@ func (q *pgQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]byte, Ou
 			return dst, Outcome{}, err
 		}
 	}
-	if q.shares(x) {
-		return q.travel(ctx, dst, x, &b)
+	if q.batch != nil {
+		return q.batch.run(ctx, dst, x, &b)
 	}
-	return q.alone(ctx, dst, x, &b)
+	return q.single(ctx, dst, x, &b)
+}
+
+// single runs the statement for one caller.
+func (q *pgQuery) single(ctx context.Context, dst []byte, x *Execution, b *bounds) ([]byte, Outcome, error) {
+	if q.shares(x) {
+		return q.travel(ctx, dst, x, b)
+	}
+	return q.alone(ctx, dst, x, b)
 }
 
 // alone runs the statement on a connection of its own.
@@ -364,6 +375,7 @@ func (q *pgQuery) sendSettings(c *pgConn, st *pgStmt, x *Execution) int {
 // sent before the next Sync; after any other the connection is abandoned.
 func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, commands int, asked bool) ([]byte, Outcome, error) {
 	r := beginRows(dst, q.spec.MaxRows, q.spec.MaxBytes)
+	q.beginEach(x.passengers)
 	var outcome Outcome
 	extra := 0     // rows beyond the bounds
 	statement := 1 // its place among the commands
@@ -392,6 +404,10 @@ func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, command
 				behind = lsn < x.after
 			}
 			if done != statement || behind {
+				continue
+			}
+			if x.passengers != nil {
+				x.row(st, m.Values)
 				continue
 			}
 			if r.truncated || !r.beginRow() || !appendPgRow(&r, st, m.Values) {
@@ -549,6 +565,11 @@ func (q *pgQuery) Describe(ctx context.Context) ([]Column, error) {
 		var server *pgconn.PgError
 		if errors.As(r.Err, &server) && server.Code == stateUndefinedTable {
 			return nil, errNotInstalled(q.spec.Name, q.source.name, r.Err)
+		}
+	}
+	if q.batch != nil && q.batch.many.Load() == nil {
+		if _, err := q.batch.make(ctx, c); err != nil {
+			return nil, sqlFailure(q.spec.Name, "its calls cannot be batched: "+err.Error()+"; remove batch", err)
 		}
 	}
 	columns := make([]Column, len(st.columns))

@@ -65,6 +65,8 @@ type Spec struct {
 	Timeout  time.Duration
 	// Hints are settings of the planner for this statement, by name; PostgreSQL alone has any.
 	Hints map[string]string
+	// Batch lets concurrent runs of a ReadOnly statement share statements, on PostgreSQL; nil for not.
+	Batch *Batch
 	// Once tells that runs of this ReadWrite statement may have Execution.Once.
 	Once bool
 	// Own tells that the statement is one of Millrace's own: it runs as the source's user, without its db_settings.
@@ -109,9 +111,10 @@ type Execution struct {
 	// Notice, where set, is told what the database says beside its rows (RAISE NOTICE).
 	Notice func(severity, message string)
 
-	began     time.Time // of the first attempt, where there may be several; zero for now
-	after     uint64    // a read on a replica that has not replayed the log up to there gives errBehind
-	committed uint64    // where the log was after the commit, on a source that asks; 0 where that is not known
+	passengers []*passenger // whose rows the statement of a batch gives
+	began      time.Time    // of the first attempt, where there may be several; zero for now
+	after      uint64       // a read on a replica that has not replayed the log up to there gives errBehind
+	committed  uint64       // where the log was after the commit, on a source that asks; 0 where that is not known
 }
 
 // Outcome says what a run did.

@@ -24,6 +24,7 @@ type Metrics struct {
 	stale    map[string]*Histogram // ages of stale results, by level
 	levels   map[string]func() (entries, bytes int64)
 	pools    map[string]func() []Pool
+	batches  *prometheus.HistogramVec
 	sessions func() int
 	hash     string
 	values   map[string]float64
@@ -56,10 +57,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		stale:   map[string]*Histogram{},
 		levels:  map[string]func() (int64, int64){},
 		pools:   map[string]func() []Pool{},
+		batches: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "millrace_batch_size", Help: "Calls of a tool with batch: that one statement served.",
+			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 100}}, []string{"tool"}),
 	}
 	// Beside the collector's own: what is live after a collection is what tells a leak from garbage.
 	live := collectors.WithGoCollectorRuntimeMetrics(collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/gc/heap/live:bytes$`)})
-	reg.MustRegister(m.collector(), collectors.NewGoCollector(live),
+	reg.MustRegister(m.collector(), m.batches, collectors.NewGoCollector(live),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -93,6 +96,12 @@ func (m *Metrics) SetCacheLevel(level string, size func() (entries, bytes int64)
 		return
 	}
 	m.levels[level] = size
+}
+
+// BatchSizes counts how many calls of a tool each statement served.
+func (m *Metrics) BatchSizes(tool string) func(calls int) {
+	sizes := m.batches.WithLabelValues(tool)
+	return func(calls int) { sizes.Observe(float64(calls)) }
 }
 
 // CacheLooks is the histogram of looks into a level beyond the process.

@@ -82,6 +82,7 @@ func (m *Metrics) Drop(tools ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, tool := range tools {
+		m.batches.DeleteLabelValues(tool)
 		for key := range m.targets {
 			if key.tool == tool {
 				delete(m.targets, key)

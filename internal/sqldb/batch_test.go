@@ -1,0 +1,252 @@
+package sqldb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"millrace/internal/conf"
+	"millrace/internal/mcp"
+	"millrace/internal/polltest"
+)
+
+// batched compiles a statement whose calls differ in its first parameter. sizes gets that of each batch.
+func batched(t *testing.T, s Source, spec Spec, sizes func(int), change ...func(*Batch)) Query {
+	t.Helper()
+	spec.Batch = &Batch{BatchingConfig: BatchingConfig{MaxSize: 100, MaxWait: conf.Duration(time.Minute), Parallelism: 1}, Observe: sizes}
+	for _, f := range change {
+		f(spec.Batch)
+	}
+	if spec.MaxRows == 0 {
+		spec.MaxRows, spec.MaxBytes = 100, 1<<20
+	}
+	return compile(t, s, spec)
+}
+
+// hold takes the places of the lane of a run, until free is called.
+func hold(q Query, x *Execution) (free func()) {
+	b := q.(*pgQuery).batch
+	l := &lane{key: b.laneOf(x), running: b.cfg.Parallelism}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lanes[l.key] = l
+	return func() {
+		for range b.cfg.Parallelism {
+			b.returned(l)
+		}
+	}
+}
+
+func (b *batcher) queued() (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, l := range b.lanes {
+		n += len(l.waiting)
+	}
+	return n
+}
+
+const things = `CREATE TABLE things (id int PRIMARY KEY, tenant text NOT NULL, name text NOT NULL, raw bytea, u uuid);
+	INSERT INTO things SELECT i, CASE i % 2 WHEN 0 THEN 'a' ELSE 'b' END, 'thing ' || i, decode(lpad(to_hex(i), 8, '0'), 'hex'), CAST(lpad(i::text, 32, '0') AS uuid) FROM generate_series(1, 500) AS i`
+
+// What a batch gives each call is what the call alone gets: rows, none, many, in their order, cut, of every type of key.
+func TestBatchesGiveWhatEachAloneGets(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, things, func(c *Config) { c.QueryTimeout = conf.Duration(time.Minute) })
+	whole, words := []Param{{Name: "id", Type: "integer"}}, []Param{{Name: "id", Type: "string"}}
+	for what, c := range map[string]struct {
+		text   string
+		params []Param
+		args   func(i int) []mcp.Value
+		rows   int
+	}{
+		"a row by its key":     {"SELECT * FROM things WHERE id = :id -- a comment", whole, func(i int) []mcp.Value { return ints(int64(400 + 5*i)) }, 10},
+		"a number":             {"SELECT id FROM things WHERE id = :id;", []Param{{Name: "id", Type: "number"}}, func(i int) []mcp.Value { return []mcp.Value{{Kind: mcp.KindFloat, Float: float64(i)}} }, 10},
+		"texts":                {"SELECT id, name FROM things WHERE name = :id OR name = 'thing 1' ORDER BY id DESC", words, func(i int) []mcp.Value { return []mcp.Value{text([]string{"thing 7", "NULL", `"\{,`, ""}[i%4])} }, 10},
+		"other types":          {"SELECT id, raw FROM things WHERE u = :id", words, func(i int) []mcp.Value { return []mcp.Value{text(fmt.Sprintf("%032d", i))} }, 10},
+		"many in their order":  {"SELECT id FROM things WHERE id % 10 = :id % 10 AND id > :id ORDER BY name LIMIT 7", whole, func(i int) []mcp.Value { return ints(int64(i)) }, 5},
+		"sums, and none":       {"WITH few AS (SELECT * FROM things WHERE id <= :id) SELECT count(*) AS n, sum(id) AS sum FROM few HAVING count(*) <> 3", whole, func(i int) []mcp.Value { return ints(int64(i)) }, 10},
+		"a limit":              {"SELECT id FROM things ORDER BY id LIMIT :id", whole, func(i int) []mcp.Value { return ints(int64(i % 13)) }, 10},
+		"twice in a statement": {"SELECT CAST(:id AS int) AS asked, (SELECT name FROM things WHERE id = CAST(:id AS int)) AS name", whole, func(i int) []mcp.Value { return ints(int64(i)) }, 10},
+	} {
+		var sizes sync.Map
+		q := batched(t, s, Spec{Text: c.text, Params: c.params, MaxRows: c.rows, MaxBytes: 1 << 20}, func(n int) { sizes.Store(n, true) })
+		if _, err := q.Describe(t.Context()); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		alone := compile(t, s, Spec{Text: c.text, Params: c.params, MaxRows: c.rows, MaxBytes: 1 << 20})
+		free := hold(q, &Execution{Args: c.args(0)})
+		var wg sync.WaitGroup
+		for i := range 40 {
+			wg.Go(func() {
+				got, gotOutcome, err := q.Run(context.Background(), []byte("<"), &Execution{Args: c.args(i)})
+				if err != nil {
+					t.Errorf("%s: %v", what, err)
+					return
+				}
+				want, wantOutcome, err := alone.Run(context.Background(), []byte("<"), &Execution{Args: c.args(i)})
+				if err != nil || string(got) != string(want) || gotOutcome != wantOutcome {
+					t.Errorf("%s, %d: %s, %+v; alone %s, %+v, %v", what, i, got, gotOutcome, want, wantOutcome, err)
+				}
+			})
+		}
+		polltest.Until(t, "all wait", func() bool { return q.(*pgQuery).batch.queued() == 40 })
+		free()
+		wg.Wait()
+		if _, ok := sizes.Load(40); !ok {
+			t.Errorf("%s: no batch of all", what)
+		}
+		if n := len(q.(*pgQuery).batch.lanes); n != 0 {
+			t.Errorf("%s: %d lanes are left", what, n)
+		}
+	}
+}
+
+// A call that fails, fails alone; so does one whose time is over, and one that leaves takes nobody with it.
+func TestBatchesFailAlone(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, things, func(c *Config) { c.QueryTimeout = conf.Duration(time.Minute) })
+	q := batched(t, s, Spec{Text: "SELECT name, 100 / (id - 7) AS v FROM things WHERE id = :id", Params: []Param{{Name: "id", Type: "integer"}}}, nil)
+	free := hold(q, &Execution{Args: ints(0)})
+	var wg sync.WaitGroup
+	for i := range int64(20) {
+		wg.Go(func() {
+			out, _, err := q.Run(context.Background(), nil, &Execution{Args: ints(i + 1)})
+			if i+1 == 7 {
+				if err == nil || !strings.Contains(err.Error(), "division by zero") {
+					t.Errorf("the bad one: %s, %v", out, err)
+				}
+			} else if err != nil || !strings.Contains(string(out), fmt.Sprintf(`"thing %d"`, i+1)) {
+				t.Errorf("%d: %s, %v", i+1, out, err)
+			}
+		})
+	}
+	b := q.(*pgQuery).batch
+	polltest.Until(t, "all wait", func() bool { return b.queued() == 20 })
+	ctx, cancel := context.WithCancel(t.Context())
+	left := make(chan error, 2)
+	go func() {
+		_, _, err := q.Run(ctx, nil, &Execution{Args: ints(30)})
+		left <- err
+	}()
+	polltest.Until(t, "it waits too", func() bool { return b.queued() == 21 })
+	cancel()
+	if err := <-left; !errors.Is(err, context.Canceled) || b.queued() != 20 {
+		t.Errorf("who left: %v, %d wait", err, b.queued())
+	}
+	free()
+	wg.Wait()
+	// Alone again, it goes on being batched.
+	if err := b.unfit.Load(); err != nil {
+		t.Error(*err)
+	}
+}
+
+// Calls of other arguments, and of other callers where the database knows them, have no statement in common.
+func TestBatchesKeepCallersApart(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, things, func(c *Config) { c.Settings = map[string]string{"app.tenant": ofTenant} })
+	id, suffix := Param{Name: "id", Type: "integer"}, Param{Name: "suffix", Type: "string"}
+	var most atomic.Int64
+	q := batched(t, s, Spec{Text: "SELECT name || :suffix AS name FROM things WHERE id BETWEEN :id AND :id + 1 AND tenant = current_setting('app.tenant')", Params: []Param{id, suffix}},
+		func(n int) { most.Store(max(most.Load(), int64(n))) })
+	var wg sync.WaitGroup
+	for n := range 64 {
+		tenant, end := string(rune('a'+n%2)), fmt.Sprint("!", n%3)
+		caller := &mcp.Caller{Principal: mcp.NewPrincipal(tenant, fmt.Sprint(n), nil)}
+		wg.Go(func() {
+			for i := range int64(30) {
+				id := 1 + (int64(n)+i)%400
+				of := id + id%2
+				if tenant == "b" {
+					of = id + 1 - id%2
+				}
+				want := fmt.Sprintf(`{"rows":[{"name":"thing %d%s"}]}`, of, end)
+				out, _, err := q.Run(context.Background(), nil, &Execution{Args: append(ints(id), text(end)), Caller: caller})
+				if err != nil || string(out) != want {
+					t.Errorf("%s, %v; want %s", out, err, want)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if most.Load() < 2 {
+		t.Error("no two calls shared a statement")
+	}
+}
+
+// A statement has so many calls at most, nobody waits for longer than max_wait, and who is alone does not wait at all.
+func TestBatchesAreBounded(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, things, func(c *Config) { c.QueryTimeout = conf.Duration(time.Minute) })
+	var mu sync.Mutex
+	var sizes []int
+	q := batched(t, s, Spec{Text: "SELECT name FROM things WHERE id = :id", Params: []Param{{Name: "id", Type: "integer"}}}, func(n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		sizes = append(sizes, n)
+	}, func(b *Batch) { b.MaxSize = 10 })
+	for range 5 {
+		if _, _, err := q.Run(t.Context(), nil, &Execution{Args: ints(1)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	free := hold(q, &Execution{Args: ints(0)})
+	var wg sync.WaitGroup
+	many := func() {
+		for i := range int64(25) {
+			wg.Go(func() {
+				if _, _, err := q.Run(context.Background(), nil, &Execution{Args: ints(i)}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	many()
+	b := q.(*pgQuery).batch
+	polltest.Until(t, "all wait", func() bool { return b.queued() == 25 })
+	free()
+	wg.Wait()
+	if got := fmt.Sprint(sizes); got != "[1 1 1 1 1 10 10 5]" {
+		t.Errorf("statements of %s calls", got)
+	}
+	b.cfg.MaxWait = conf.Duration(time.Millisecond)
+	free = hold(q, &Execution{Args: ints(0)})
+	many()
+	wg.Wait() // though the place stays taken
+	free()
+	if len(b.lanes) != 0 {
+		t.Errorf("%d lanes are left", len(b.lanes))
+	}
+}
+
+// What cannot be joined is told by what asks about the statement, and runs one by one.
+func TestBatchesThatCannotBe(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, things)
+	q := batched(t, s, Spec{Text: "SELECT id FROM things WHERE id = ANY(:id) ORDER BY id", Params: []Param{{Name: "id", Type: "string"}}}, nil)
+	if _, err := q.Describe(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot be batched") || !strings.Contains(err.Error(), "remove batch") {
+		t.Errorf("%v", err)
+	}
+	free := hold(q, &Execution{Args: []mcp.Value{text("")}})
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			if out, _, err := q.Run(context.Background(), nil, &Execution{Args: []mcp.Value{text("{1,2}")}}); err != nil || string(out) != `{"rows":[{"id":1},{"id":2}]}` {
+				t.Errorf("%s, %v", out, err)
+			}
+		})
+	}
+	polltest.Until(t, "all wait", func() bool { return q.(*pgQuery).batch.queued() == 3 })
+	free()
+	wg.Wait()
+	if q.(*pgQuery).batch.unfit.Load() == nil {
+		t.Error("it would be tried again")
+	}
+}
