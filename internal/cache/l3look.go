@@ -22,6 +22,7 @@ type looks struct {
 // round is a query and who waits for it.
 type round struct {
 	calls   int
+	most    int64 // bytes of an entry; of one that is larger nil is found
 	keys    []string
 	stripes map[uint32]struct{}
 	done    chan struct{} // closed when it has ended; found and ok are set before
@@ -46,35 +47,38 @@ func (l *L3) look(ctx context.Context, key string, asked []uint32) (text string,
 	}
 	began := time.Now()
 	defer func() { l.count.Looked(time.Since(began)) }()
-	r := l.join(key, asked)
+	r := l.join(key, asked, roundEntry)
 	if r == nil {
 		l.worth.RecordFailure()
 		return "", false
 	}
+	if !l.await(ctx, r) {
+		return "", false
+	}
+	entry, found := r.found[key]
+	if found && entry == nil && l.worth.TryAcquirePermit() {
+		if r = l.join(key, asked, l3Entry*2); r == nil || !l.await(ctx, r) {
+			return "", false
+		}
+		entry = r.found[key]
+	}
+	if entry == nil {
+		return "", true
+	}
+	return *entry, true
+}
+
+// await waits for a round, and tells whether the database has answered.
+func (l *L3) await(ctx context.Context, r *round) bool {
 	late := time.NewTimer(2 * l.wait) // its round's turn has not come: so many others wait
 	defer late.Stop()
 	select {
 	case <-r.done:
+		return r.ok
 	case <-late.C:
-		return "", false
 	case <-ctx.Done():
-		return "", false
 	}
-	entry, found := r.found[key]
-	if !r.ok || !found {
-		return "", r.ok
-	}
-	if entry == nil {
-		alone := &round{calls: 1, keys: []string{key}, stripes: map[uint32]struct{}{}}
-		for _, stripe := range asked {
-			alone.stripes[stripe] = struct{}{}
-		}
-		l.lookFor(alone, l3Entry*2)
-		if entry = alone.found[key]; !alone.ok || entry == nil {
-			return "", alone.ok
-		}
-	}
-	return *entry, true
+	return false
 }
 
 // full tells whether so many wait that another would in vain. That says nothing of the database.
@@ -82,20 +86,25 @@ func (s *looks) full() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := len(s.waiting)
-	return n == roundsWait && (len(s.waiting[n-1].keys) >= roundKeys || len(s.waiting[n-1].stripes) > roundStripes)
+	return n == roundsWait && s.waiting[n-1].full()
 }
 
-// join puts a call into a round that has not begun; nil where too many wait.
-func (l *L3) join(key string, asked []uint32) *round {
+func (r *round) full() bool {
+	return r.most > roundEntry || len(r.keys) >= roundKeys || len(r.stripes) > roundStripes
+}
+
+// join puts a call into a round that has not begun, for entries of most bytes; nil where too many wait. One that is larger than roundEntry has a
+// round of its own.
+func (l *L3) join(key string, asked []uint32, most int64) *round {
 	s := &l.looks
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := len(s.waiting)
-	if n == 0 || len(s.waiting[n-1].keys) >= roundKeys || len(s.waiting[n-1].stripes) > roundStripes {
-		if n == roundsWait {
+	if n == 0 || s.waiting[n-1].full() || most > roundEntry {
+		if n >= roundsWait {
 			return nil
 		}
-		s.waiting = append(s.waiting, &round{stripes: map[uint32]struct{}{}, done: make(chan struct{})})
+		s.waiting = append(s.waiting, &round{most: most, stripes: map[uint32]struct{}{}, done: make(chan struct{})})
 	}
 	r := s.waiting[len(s.waiting)-1]
 	r.calls++
@@ -124,13 +133,13 @@ func (l *L3) lookAll() {
 		r := s.waiting[0]
 		s.waiting = slices.Delete(s.waiting, 0, 1)
 		s.mu.Unlock()
-		l.lookFor(r, roundEntry)
+		l.lookFor(r)
 		close(r.done)
 	}
 }
 
-// lookFor asks for all of a round, for entries of most bytes: of one that is larger it finds nil. Each of its calls counts when the level is judged.
-func (l *L3) lookFor(r *round, most int64) {
+// lookFor asks for all of a round. Each of its calls counts when the level is judged.
+func (l *L3) lookFor(r *round) {
 	if l.worth.IsOpen() { // by those that were before it
 		return
 	}
@@ -150,7 +159,7 @@ func (l *L3) lookFor(r *round, most int64) {
 			return
 		}
 	}
-	out, err := l.run(context.Background(), l.get, l.wait, string(asked), string(keys), time.Now().UnixMilli(), most)
+	out, err := l.run(context.Background(), l.get, l.wait, string(asked), string(keys), time.Now().UnixMilli(), r.most)
 	if err != nil {
 		return
 	}

@@ -142,7 +142,7 @@ type postgresJournal struct {
 // The queries. Texts become snapshots in subqueries, once for each query.
 const (
 	// The timeline is another after a failover or a restore: what was lost in it nobody knows.
-	postgresNow = `SELECT CAST(pg_current_snapshot() AS text) AS seen, coalesce((SELECT min(life) FROM millrace_events_tables), '') || '/' || (SELECT timeline_id FROM pg_control_checkpoint()) AS life`
+	postgresNow = `SELECT CAST(pg_current_snapshot() AS text) AS seen, coalesce((SELECT min(life) FROM millrace_events_tables), '') || '/' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) AS life`
 	// The events behind :id of transaction :tx, and of those after it up to :last, that had ended in :upto.
 	postgresPage = `SELECT CAST(tx AS text) AS tx, id, name, was, becomes FROM millrace_events
 		WHERE (tx, id) > ((SELECT CAST(CAST(:tx AS text) AS xid8)), :id) AND tx <= (SELECT CAST(CAST(:last AS text) AS xid8))

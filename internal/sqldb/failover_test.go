@@ -280,12 +280,6 @@ func TestPrimaryIsFound(t *testing.T) {
 	if err := compileRows(t, old).set(person("writer"), 1, 5); err != nil {
 		t.Fatal(err)
 	}
-	polltest.Until(t, "it has replayed", func() bool { return old.servers[1].replayed.Load() >= old.after(person("writer")) })
-	r.Primary.Kill()
-	if err := r.Replicas[0].Promote(); err != nil {
-		t.Fatal(err)
-	}
-	polltest.Until(t, "the running one goes on", func() bool { return compileRows(t, old).set(person("writer"), 1, 6) == nil })
 	opened := func(cfg *PostgresConfig) Source {
 		c := old.cfg
 		c.Postgres = cfg
@@ -296,11 +290,23 @@ func TestPrimaryIsFound(t *testing.T) {
 		t.Cleanup(func() { _ = s.Close() })
 		return s
 	}
+	first := opened(old.cfg.Postgres).(*replicated) // a reload when nothing has happened changes nothing
+	first.Inherit(old)
+	if role := first.Stats()[0].Role; role != primaryRole || !first.servers[0].leads.Load() {
+		t.Errorf("after a reload the primary is %q", role)
+	}
+	polltest.Until(t, "it has replayed", func() bool { return old.servers[1].replayed.Load() >= old.after(person("writer")) })
+	r.Primary.Kill()
+	if err := r.Replicas[0].Promote(); err != nil {
+		t.Fatal(err)
+	}
+	polltest.Until(t, "the running one goes on", func() bool { return compileRows(t, old).set(person("writer"), 1, 6) == nil })
 	heir := opened(old.cfg.Postgres).(*replicated)
 	heir.Inherit(old)
 	if err := compileRows(t, heir).set(person("writer"), 1, 7); err != nil {
 		t.Errorf("after a reload: %v", err)
 	}
+	alter(t, r.Replicas[1], fmt.Sprintf("primary_conninfo = 'host=127.0.0.1 port=%d user=millrace'", r.Replicas[0].Port))
 	fresh := compileRows(t, opened(old.cfg.Postgres))
 	polltest.Until(t, "a new one has found it", func() bool { return fresh.set(person("writer"), 1, 8) == nil })
 	hosts := fmt.Sprintf("127.0.0.1:%d,127.0.0.1:%d,127.0.0.1:%d", r.Primary.Port, r.Replicas[1].Port, r.Replicas[0].Port)
@@ -310,5 +316,115 @@ func TestPrimaryIsFound(t *testing.T) {
 	}
 	if v, _, err := fresh.get(person("writer"), 1); err != nil || v != 9 {
 		t.Errorf("%d, %v", v, err)
+	}
+}
+
+// Who the primary is follows from what the servers say, and in which order.
+func TestWhoIsThePrimary(t *testing.T) {
+	t.Parallel()
+	const system, fork = "s", 1000
+	primary := func(timeline uint64) serverState {
+		return serverState{system: system, timeline: timeline, lsn: fork + 100*timeline, inserted: fork + 100*timeline, recovered: fork, pages: true}
+	}
+	replica := func(timeline, lsn uint64) serverState {
+		return serverState{recovering: true, system: system, timeline: timeline, lsn: lsn}
+	}
+	gone := serverState{}
+	foreign := primary(1)
+	foreign.system = "another"
+	open := func(t *testing.T) *replicated {
+		cfg := DefaultConfig()
+		cfg.Postgres = &PostgresConfig{Primary: "postgres://h0/d", Replicas: []conf.Secret{"postgres://h1/d", "postgres://h2/d"}}
+		s, err := New("shop", cfg, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = s.Close() })
+		return s.(*replicated)
+	}
+	type said struct {
+		by    int
+		state serverState
+	}
+	hear := func(r *replicated, all []said) {
+		for _, e := range all {
+			var err error
+			if e.state.system == "" {
+				err = errors.New("gone")
+			}
+			e.state.asked = time.Now()
+			if o := r.servers[e.by]; r.leader() == o {
+				r.ofPrimary(o, e.state, err)
+			} else {
+				r.ofReplica(o, e.state, err, new(bool))
+			}
+			if since := r.lostAt.Load(); since != 0 { // each answer takes a while
+				r.lostAt.Store(since - int64(lostAfter))
+			}
+		}
+	}
+	const started = "replicas of a primary"
+	begun := []said{{0, primary(1)}, {1, replica(1, fork)}, {2, replica(1, fork+500)}}
+	for name, c := range map[string]struct {
+		from   string
+		said   []said
+		lead   int32
+		serves string // of the replicas
+	}{
+		"nothing happens":                                  {started, nil, 0, "12"},
+		"one is promoted when the primary is gone":         {started, []said{{0, gone}, {1, primary(2)}}, 1, ""},
+		"the others must not be further":                   {started, []said{{0, gone}, {1, primary(2)}, {1, primary(2)}, {2, replica(1, fork+500)}}, 1, ""},
+		"the others follow it":                             {started, []said{{0, gone}, {1, primary(2)}, {1, primary(2)}, {2, replica(2, fork+500)}}, 1, "2"},
+		"the others are behind it":                         {started, []said{{0, gone}, {1, primary(2)}, {1, primary(2)}, {2, replica(1, fork)}}, 1, "2"},
+		"the new one is gone too":                          {started, []said{{0, gone}, {1, primary(2)}, {1, primary(2)}, {2, replica(2, fork+500)}, {1, gone}, {2, replica(1, fork+500)}}, 1, "2"},
+		"and a third takes over":                           {started, []said{{0, gone}, {1, primary(2)}, {1, primary(2)}, {1, gone}, {2, primary(3)}}, 2, ""},
+		"the old one is back":                              {started, []said{{0, gone}, {1, primary(2)}, {1, primary(2)}, {0, primary(1)}, {1, gone}, {0, primary(1)}}, 1, ""},
+		"one is promoted beside the primary":               {started, []said{{1, primary(2)}, {0, primary(1)}, {0, gone}, {1, primary(2)}}, 0, "2"},
+		"and is not heard for a while":                     {started, []said{{1, primary(2)}, {0, primary(1)}, {0, gone}, {1, gone}, {1, primary(2)}}, 0, "2"},
+		"and has been there before it was a replica again": {started, []said{{1, primary(2)}, {0, primary(1)}, {1, replica(1, fork)}, {0, gone}, {1, primary(2)}}, 1, ""},
+		"a replica of that is none":                        {started, []said{{2, replica(2, fork+500)}}, 0, "1"},
+		"another database is no primary":                   {started, []said{{0, gone}, {1, foreign}}, 0, "2"},
+		"nobody has answered":                              {"", []said{{0, gone}, {0, gone}, {0, gone}}, 0, ""},
+		"only one is there at the start":                   {"", []said{{0, gone}, {0, gone}, {1, primary(2)}}, 1, ""},
+		"and the one of the file comes back later":         {"", []said{{0, gone}, {0, gone}, {1, primary(2)}, {1, primary(2)}, {0, primary(3)}}, 0, ""},
+		"or is left behind":                                {"", []said{{0, gone}, {0, gone}, {1, primary(2)}, {1, primary(2)}, {0, primary(1)}}, 1, ""},
+		"nobody follows it":                                {"", []said{{2, replica(1, fork)}, {0, gone}, {0, gone}, {1, primary(2)}}, 0, ""},
+		"somebody follows it":                              {"", []said{{2, replica(2, fork)}, {0, gone}, {0, gone}, {1, primary(2)}}, 1, ""},
+		"two databases at the start":                       {"", []said{{2, replica(1, fork)}, {0, gone}, {0, gone}, {1, foreign}}, 0, ""},
+	} {
+		for _, reload := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, reload %t", name, reload), func(t *testing.T) {
+				r := open(t)
+				if c.from == started {
+					hear(r, begun)
+				}
+				for i := range c.said {
+					if reload {
+						next := open(t)
+						next.Inherit(r)
+						next.lostAt.Store(r.lostAt.Load())
+						r = next
+					}
+					hear(r, c.said[i:i+1])
+				}
+				if lead := r.lead.Load(); lead != c.lead {
+					t.Errorf("led by %d, want %d", lead, c.lead)
+				}
+				serves := ""
+				for _, o := range r.servers {
+					o.mu.Lock()
+					if o.replayed.Load() > 0 && o.why != leading && (o.why == "" || !o.good.IsZero()) {
+						serves += fmt.Sprint(o.number)
+					}
+					o.mu.Unlock()
+					if o.leads.Load() != (o.number == int(c.lead)) {
+						t.Errorf("server %d is %s", o.number, o.roleNow())
+					}
+				}
+				if !reload && serves != c.serves {
+					t.Errorf("%q serve, want %q", serves, c.serves)
+				}
+			})
+		}
 	}
 }

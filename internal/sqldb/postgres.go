@@ -43,6 +43,7 @@ type postgresSource struct {
 	pool   *pool[*pgConn]
 	writes *writeGate
 	leads  atomic.Bool // it is the primary
+	checks bool        // whether it is one: there are others
 	// replicated tells that there are others, any of which may be the primary one day.
 	replicated bool
 	trips      trips
@@ -50,10 +51,12 @@ type postgresSource struct {
 	turns      turns
 	log        *slog.Logger
 
-	mu      sync.Mutex        // guards what follows
-	numbers map[string]int    // of the statements, by SQL text and that of its settings: they are prepared once on each connection
-	types   map[uint32]pgType // the server's own types, by OID
-	down    bool              // the last attempt to connect failed: logged once
+	mu       sync.Mutex        // guards what follows
+	numbers  map[string]int    // of the statements, by SQL text and that of its settings: they are prepared once on each connection
+	types    map[uint32]pgType // the server's own types, by OID
+	down     bool              // the last attempt to connect failed: logged once
+	system   string            // of the primary, and the latest timeline of one that was seen there
+	timeline uint64
 }
 
 // primaryRole is that of a server that takes writes.
@@ -69,10 +72,9 @@ func newServer(name, role string, cfg Config, log *slog.Logger) (*postgresSource
 		"application_name": "millrace", "client_encoding": "UTF8", "DateStyle": "ISO, MDY", "TimeZone": "UTC", "IntervalStyle": "postgres",
 		"extra_float_digits": "1",
 	})
-	if hosts := hostsOf(config); hosts > 1 { // the writable one is found by itself
-		if config.ValidateConnect == nil {
-			config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
-		}
+	hosts := hostsOf(config)
+	named := strings.Contains(cfg.Postgres.Primary.Reveal(), "target_session_attrs")
+	if hosts > 1 {
 		if config.ConnectTimeout == 0 { // for each: one that is silent leaves time for the others
 			config.ConnectTimeout = connectLimit / time.Duration(hosts+1)
 		}
@@ -89,6 +91,9 @@ func newServer(name, role string, cfg Config, log *slog.Logger) (*postgresSource
 	s.pool.check = func(c *pgConn) error { return c.run(controlPing) }
 	s.writes = newWriteGate(name, cfg)
 	s.leads.Store(true)
+	if hosts > 1 && !named && (role == primaryRole || role == "replica0") {
+		s.config.ValidateConnect = s.isPrimary // of several, the first of which that holds
+	}
 	return s, nil
 }
 
@@ -217,8 +222,8 @@ func (s *postgresSource) open(_ context.Context, deadline time.Time) (*pgConn, e
 	conn, err := pgconn.ConnectConfig(ctx, config)
 	if err == nil {
 		c.conn = conn
-		if err = c.prepareControls(ctx); err == nil && s.replicated && s.leads.Load() {
-			err = c.isPrimary(ctx)
+		if err = c.prepareControls(ctx); err == nil && s.checks && s.leads.Load() {
+			err = s.isPrimary(ctx, c.conn)
 		}
 		if err != nil {
 			c.close()
@@ -243,13 +248,36 @@ func (s *postgresSource) open(_ context.Context, deadline time.Time) (*pgConn, e
 // errRecovering is of a server that was the primary and has become a replica: what is read there need not be all that was written.
 var errRecovering = errors.New("the server is no primary any more")
 
-// isPrimary asks a server that is taken for the primary whether it is.
-func (c *pgConn) isPrimary(ctx context.Context) error {
-	r := c.conn.ExecParams(ctx, "SELECT pg_catalog.pg_is_in_recovery()", nil, nil, nil, nil).Read()
-	if r.Err == nil && (len(r.Rows) != 1 || string(r.Rows[0][0]) != "f") {
+// isPrimary asks a server that is taken for the primary whether it is, and of the latest timeline that was seen: an old one that comes back is
+// none.
+func (s *postgresSource) isPrimary(ctx context.Context, c *pgconn.PgConn) error {
+	r := c.ExecParams(ctx, `SELECT pg_catalog.pg_is_in_recovery(), (SELECT system_identifier FROM pg_catalog.pg_control_system()),
+		CASE WHEN pg_catalog.pg_is_in_recovery() THEN '0' ELSE substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8) END`, nil, nil, nil, nil).Read()
+	if r.Err != nil {
+		return r.Err
+	}
+	if len(r.Rows) != 1 || len(r.Rows[0]) != 3 {
+		return errOtherAnswer
+	}
+	timeline, err := strconv.ParseUint(string(r.Rows[0][2]), 16, 32)
+	if err != nil {
+		return errOtherAnswer
+	}
+	if string(r.Rows[0][0]) != "f" || !s.atLeast(string(r.Rows[0][1]), timeline) {
 		return errRecovering
 	}
-	return r.Err
+	return nil
+}
+
+// atLeast notes the timeline of a primary; it is false for one earlier than that of another of the same system.
+func (s *postgresSource) atLeast(system string, timeline uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.system == system && timeline < s.timeline {
+		return false
+	}
+	s.system, s.timeline = system, timeline
+	return true
 }
 
 // connectFailure is what of a failed connection may be shown: pgconn's own text names user and database, and the server's

@@ -37,15 +37,18 @@ type replicated struct {
 	pages   atomic.Bool // those of its log have the usual size
 	maxLag  time.Duration
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards what follows, and that it changes together with lead
 	samples  []sample   // the primary's positions of late, oldest first
 	system   string     // its system identifier; "" while it is not known
 	answered time.Time  // when it was last asked something that it answered
 	timeline uint64     // the latest of a primary
-	fork     uint64     // where that began, as the primary knows; 0 where it does not
-	disputed bool       // servers of two databases may be the primary: told once
+	fork     uint64     // where that began; 0 where it is not known
+	guessed  bool       // it was found at the start, and not seen to be promoted
+	released bool       // reads that waited for it have been told that it is lost
+	told     string     // why no other server has taken the place of a primary that is lost; told once
 
-	lostAt atomic.Int64 // since when the primary does not answer, in nanoseconds since 1970; 0 where it does
+	lostAt atomic.Int64         // since when the primary does not answer, in nanoseconds since 1970; 0 where it does
+	term   atomic.Pointer[term] // of the primary
 
 	others atomic.Pointer[Others]
 
@@ -90,6 +93,29 @@ func (r *replicated) Heard(key PositionKey, lsn uint64) { r.known.Load().note(ke
 // Missed implements Replicated.
 func (r *replicated) Missed() { r.known.Load().miss() }
 
+// term is for how long reads and watches go on at one primary: until another takes its place, or it is lost for lostAfter.
+type term struct {
+	ctx context.Context
+	end context.CancelCauseFunc
+}
+
+// newTerm ends what goes on at the primary, and begins anew.
+func (r *replicated) newTerm() {
+	t := &term{}
+	t.ctx, t.end = context.WithCancelCause(context.Background())
+	if old := r.term.Swap(t); old != nil {
+		old.end(errGone)
+	}
+}
+
+// during gives a context that ends with the primary's term too, with errGone as its cause then.
+func (r *replicated) during(ctx context.Context) (context.Context, context.CancelFunc) {
+	term := r.term.Load().ctx
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(term, func() { cancel(errGone) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
 // leader is the server that is the primary.
 func (r *replicated) leader() *replica { return r.servers[r.lead.Load()] }
 
@@ -116,16 +142,22 @@ func (r *replicated) Inherit(old Replicated) {
 		return
 	}
 	o.mu.Lock()
-	now := serverState{system: o.system, timeline: o.timeline, recovered: o.fork}
-	url := o.leader().cfg.Postgres.Primary
-	o.mu.Unlock()
-	if first := r.cfg.Postgres.Primary; first != url && first != o.cfg.Postgres.Primary {
+	defer o.mu.Unlock()
+	lead := o.leader()
+	if first := r.cfg.Postgres.Primary; first != lead.cfg.Postgres.Primary && first != o.cfg.Postgres.Primary {
 		return
 	}
 	r.known.Store(o.known.Load())
-	for _, s := range r.servers { // what has taken over goes on
-		if s.cfg.Postgres.Primary == url && now.system != "" {
-			r.follow(s, now)
+	for _, s := range r.servers { // what has taken over goes on, and what was passed over is
+		for _, was := range o.servers {
+			if s.cfg.Postgres.Primary != was.cfg.Postgres.Primary {
+				continue
+			}
+			s.promoted, s.as, s.last, s.shown, s.recovered = was.promoted, was.as, was.last, was.shown, was.recovered
+			if was == lead && o.system != "" {
+				r.follow(s)
+				r.system, r.timeline, r.fork, r.answered, r.guessed = o.system, o.timeline, o.fork, o.answered, o.guessed
+			}
 			break
 		}
 	}
@@ -196,9 +228,13 @@ type replica struct {
 	leave context.CancelCauseFunc // ends gone, and with it the reads there
 	why   string                  // it is out; told once
 
-	// Guarded by the source's mu: when one that has been promoted was first seen as a primary, zero for never, and what it answered.
-	promoted time.Time
-	as       serverState
+	// Guarded by replicated.mu: when one that has been promoted was first seen as a primary, zero for never, and what it answered then; its
+	// last answer, whatever it is, zero where it did not answer; the latest timeline that it has shown since it answers; whether it was ever seen
+	// as a replica.
+	promoted  time.Time
+	as, last  serverState
+	shown     uint64
+	recovered bool
 }
 
 // errGone ends reads on a replica that has left.
@@ -215,7 +251,7 @@ func newReplicated(name string, cfg Config, log *slog.Logger) (Source, error) {
 		own.Postgres = &PostgresConfig{Primary: url}
 		s, err := newServer(name, "replica"+strconv.Itoa(i), own, log)
 		if err == nil {
-			s.replicated = true
+			s.replicated, s.checks = true, true
 			s.leads.Store(i == 0)
 			o := &replica{postgresSource: s, number: i}
 			r.servers = append(r.servers, o)
@@ -229,6 +265,7 @@ func newReplicated(name string, cfg Config, log *slog.Logger) (Source, error) {
 		}
 	}
 	r.ctx, r.stop = context.WithCancel(context.Background())
+	r.newTerm()
 	return r, nil
 }
 
@@ -253,10 +290,16 @@ func (r *replicated) Dialect() Dialect { return PostgreSQL }
 // Widest implements Source.
 func (r *replicated) Widest() mcp.Scope { return widest(r.cfg.Settings) }
 
-// Watch implements Source, on the primary.
+// Watch implements Source, on the primary: it ends when another takes its place.
 func (r *replicated) Watch(ctx context.Context, channel string, woke func()) error {
 	r.begin()
-	return r.leader().Watch(ctx, channel, woke)
+	during, cancel := r.during(ctx)
+	defer cancel()
+	err := r.leader().Watch(during, channel, woke)
+	if ctx.Err() == nil && during.Err() != nil {
+		return unavailable(r.name, errGone)
+	}
+	return err
 }
 
 // Script implements Source, on the primary.
@@ -329,6 +372,7 @@ func (r *replicated) Stats() []PoolStats {
 func (r *replicated) Close() error {
 	r.stop()
 	r.work.Wait()
+	r.term.Load().end(errGone)
 	for _, o := range r.servers {
 		_ = o.Close() // never fails
 	}
@@ -388,21 +432,44 @@ func (q *routedQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]byte
 		o, gone = r.pick(after, true)
 	}
 	dst = dst[:len(dst):len(dst)] // what one attempt leaves is not the next one's
-	for o == nil {
+	for try := 0; ; try++ {
 		lead := r.lead.Load()
-		out, outcome, err := q.on[lead].Run(ctx, dst, x)
-		if !isUnavailable(err) || ctx.Err() != nil {
+		if o != nil {
+			out, outcome, err := o.run(ctx, gone, q.on[o.number], dst, x, after)
+			if err == nil || ctx.Err() != nil || !elsewhere(err) {
+				outcome.Replica = r.replicaNumber(o)
+				return out, outcome, err
+			}
+			o = nil // the primary may do better
+			continue
+		}
+		out, outcome, err := r.onPrimary(ctx, q.on[lead], dst, x)
+		if !isUnavailable(err) || ctx.Err() != nil || try > 2*len(r.servers) {
 			return out, outcome, err
 		}
 		if o, gone = r.await(ctx, q.on[0].(*pgQuery), x, after, lead); o == nil && r.lead.Load() == lead {
 			return out, outcome, err
 		}
 	}
-	out, outcome, err := o.run(ctx, gone, q.on[o.number], dst, x, after)
-	if err == nil || ctx.Err() != nil || !elsewhere(err) {
-		return out, outcome, err
+}
+
+// replicaNumber is the number of a replica for who counts reads: the server that the file names as the primary comes last.
+func (r *replicated) replicaNumber(o *replica) int {
+	if o.number == 0 {
+		return len(r.servers)
 	}
-	return q.on[r.lead.Load()].Run(ctx, dst, x)
+	return o.number
+}
+
+// onPrimary runs a read on the primary while it is that.
+func (r *replicated) onPrimary(ctx context.Context, q Query, dst []byte, x *Execution) ([]byte, Outcome, error) {
+	during, cancel := r.during(ctx)
+	defer cancel()
+	out, outcome, err := q.Run(during, dst, x)
+	if err != nil && context.Cause(during) == errGone && ctx.Err() == nil {
+		err = unavailable(r.name, errGone)
+	}
+	return out, outcome, err
 }
 
 // await waits, when the primary is not available, for a replica that has come as far as a reader must see, or, without one, for another primary
@@ -465,7 +532,6 @@ func (o *replica) run(ctx, gone context.Context, q Query, dst []byte, x *Executi
 	if err != nil && context.Cause(ctx) == errGone {
 		err = errGone
 	}
-	outcome.Replica = o.number
 	return out, outcome, err
 }
 

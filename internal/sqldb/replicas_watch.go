@@ -132,21 +132,40 @@ func (r *replicated) ofPrimary(o *replica, s serverState, err error) {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err != nil || s.recovering {
-		r.lostAt.CompareAndSwap(0, now.UnixNano())
+	if r.leader() != o {
+		return // it was asked before another took its place
+	}
+	o.last = s
+	if err != nil || s.recovering || s.system == r.system && s.timeline < r.timeline { // of several hosts, one that was left behind
+		if r.lostAt.CompareAndSwap(0, now.UnixNano()) {
+			r.told = ""
+		}
+		if r.isLost(now) && !r.released {
+			r.released = true
+			r.newTerm() // what waits for it goes elsewhere
+		}
 		r.succeed(now)
 		return
 	}
 	o.out(leading)
 	r.lostAt.Store(0)
+	r.released = false
+	if r.system != "" && s.system != r.system { // another database has been put in its place
+		r.samples, r.timeline = nil, 0
+		r.known.Store(newPositions())
+		r.distrust()
+	}
+	if s.timeline > r.timeline {
+		if r.timeline != 0 {
+			o.pool.flush() // of several hosts, another is the primary
+			r.distrust()
+		}
+		r.timeline, r.fork = s.timeline, 0
+		o.atLeast(s.system, s.timeline)
+	}
 	r.pages.Store(s.pages)
 	r.known.Load().learn(s.asked, r.recordEnd(s.inserted))
-	if s.system != r.system { // the first, or another database has been put in its place
-		r.samples, r.timeline = nil, 0
-	}
-	if r.system, r.answered = s.system, s.asked; s.timeline >= r.timeline {
-		r.timeline, r.fork = s.timeline, s.recovered
-	}
+	r.system, r.answered = s.system, s.asked
 	r.samples = append(r.samples, sample{s.asked, s.lsn})
 	old := 0
 	for old < len(r.samples)-1 && now.Sub(r.samples[old+1].at) > r.maxLag+time.Second {
@@ -155,54 +174,118 @@ func (r *replicated) ofPrimary(o *replica, s serverState, err error) {
 	r.samples = append(r.samples[:0], r.samples[old:]...)
 }
 
+// distrust forgets how far replicas have come, until each has answered again: it may have been on another timeline. r.mu is locked.
+func (r *replicated) distrust() {
+	for _, o := range r.servers {
+		o.replayed.Store(0)
+	}
+}
+
 // succeed looks whether a replica has been promoted in the place of a primary that is lost, and makes it the primary: one of its system and of a
 // later timeline, which was seen as a primary for the first time when the old one did not answer any more. One that was promoted beside a
-// primary that goes on, to try something with say, never is: nobody's writes must end there when that is restarted. At a start, when
-// none has ever answered, it is the one with the latest timeline. r.mu is locked.
+// primary that goes on, to try something with say, never is: nobody's writes must end there when that is restarted. r.mu is locked.
 func (r *replicated) succeed(now time.Time) {
-	if r.system == "" && !r.isLost(now) {
+	if r.system == "" {
+		r.guess(now)
+		return
+	}
+	var best *replica
+	why := ""
+	for _, o := range r.servers {
+		switch {
+		case o.promoted.IsZero() || o.as.system != r.system || o.as.timeline <= r.timeline:
+		case !o.promoted.After(r.answered):
+			why = "it was promoted while the primary still answered: name it as postgres.primary if it is to take its place"
+		case best == nil || o.as.timeline > best.as.timeline:
+			best = o
+		}
+	}
+	if best == nil {
+		if r.isLost(now) {
+			r.tell(why)
+		}
+		return
+	}
+	r.log.Warn("a replica has been promoted, and is the primary now", "source", r.name, "replica", best.number, "was", r.lead.Load(), "timeline", best.as.timeline)
+	r.takeOver(best)
+}
+
+// guess finds the primary at the start, when the one that the file names has not answered for a while: the only one there is, if nothing that
+// the others say is against it. It is a guess, and the one that the file names is the primary again when it answers as one of a timeline that is
+// no earlier. r.mu is locked.
+func (r *replicated) guess(now time.Time) {
+	if !r.isLost(now) {
 		return
 	}
 	var best *replica
 	for _, o := range r.servers {
-		if o.promoted.IsZero() || r.system != "" && (o.as.system != r.system || o.as.timeline <= r.timeline || !o.promoted.After(r.answered)) {
-			continue
-		}
-		if best != nil && best.as.system != o.as.system {
-			if r.disputed {
-				return
-			}
-			r.disputed = true
-			r.log.Error("two servers of different databases are primaries: name one of them in postgres.primary", "source", r.name, "servers", []int{best.number, o.number})
-			return
-		}
-		if best == nil || o.as.timeline > best.as.timeline {
+		if !o.promoted.IsZero() && (best == nil || o.as.timeline > best.as.timeline) {
 			best = o
 		}
 	}
 	if best == nil {
 		return
 	}
-	r.log.Warn("a replica has been promoted, and is the primary now", "source", r.name, "replica", best.number, "was", r.lead.Load(), "timeline", best.as.timeline)
-	r.follow(best, best.as)
+	replicas, follow := 0, 0
+	for _, o := range r.servers {
+		if o == best || o.last.system == "" {
+			continue
+		}
+		if o.last.system != best.as.system {
+			r.tell("servers of two databases answer: name the primary in postgres.primary")
+			return
+		}
+		if o.last.recovering {
+			if replicas++; o.shown == best.as.timeline {
+				follow++
+			}
+		}
+	}
+	if replicas > 0 && follow == 0 {
+		r.tell("no replica follows the server that is a primary: name it as postgres.primary if it is to be that")
+		return
+	}
+	r.log.Warn("the server that postgres.primary names does not answer; another is the primary", "source", r.name, "replica", best.number, "timeline", best.as.timeline)
+	r.takeOver(best)
+	r.guessed = true
+}
+
+// tell says once in each loss why no other server is the primary. r.mu is locked.
+func (r *replicated) tell(why string) {
+	if why != "" && r.told != why {
+		r.told = why
+		r.log.Error("the primary does not answer, and no other server takes its place", "source", r.name, "why", why)
+	}
+}
+
+// takeOver makes a server that has been promoted the primary. r.mu is locked.
+func (r *replicated) takeOver(o *replica) {
+	r.follow(o)
+	r.system, r.timeline, r.fork, r.guessed, r.released = o.as.system, o.as.timeline, 0, false, false
+	if o.recovered { // else that is where it last recovered after a crash
+		r.fork = o.as.recovered
+	}
+	o.atLeast(r.system, r.timeline)
 	r.lostAt.Store(0)
 }
 
 // follow makes a server the primary. r.mu is locked, or nothing runs yet.
-func (r *replicated) follow(o *replica, as serverState) {
+func (r *replicated) follow(o *replica) {
 	was := r.leader()
 	o.leads.Store(true)
 	r.lead.Store(int32(o.number))
-	was.leads.Store(false)
-	was.pool.flush() // connections that were opened to a primary
-	r.system, r.timeline, r.fork = as.system, as.timeline, as.recovered
+	if was != o {
+		was.leads.Store(false)
+		was.pool.flush() // connections that were opened to a primary
+		r.distrust()
+	}
+	r.newTerm()
 	o.out(leading)
 }
 
-// behind gives how far behind the primary a replica is at most that has replayed up to lsn: how long ago the primary had come that far.
+// behind gives how far behind the primary a replica is at most that has replayed up to lsn: how long ago the primary had come that far. r.mu is
+// locked.
 func (r *replicated) behind(lsn uint64, now time.Time) time.Duration {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	for i := len(r.samples) - 1; i >= 0; i-- {
 		if r.samples[i].lsn <= lsn {
 			return now.Sub(r.samples[i].at)
@@ -215,29 +298,46 @@ func (r *replicated) behind(lsn uint64, now time.Time) time.Duration {
 func (r *replicated) ofReplica(o *replica, s serverState, err error, slow *bool) {
 	now := time.Now()
 	r.mu.Lock()
-	system, timeline, fork := r.system, r.timeline, r.fork
-	if err != nil || s.recovering {
-		o.promoted = time.Time{}
-	} else if o.promoted.IsZero() {
+	defer r.mu.Unlock()
+	if r.leader() == o {
+		return // it was asked before it took the primary's place
+	}
+	if err != nil || s.lsn < o.last.lsn {
+		o.shown = 0
+	}
+	// What it receives, and from whom, is not to be seen while its primary is away.
+	o.last, o.shown = s, max(o.shown, s.timeline)
+	switch {
+	case err != nil: // that says nothing of what it is
+	case s.recovering:
+		o.promoted, o.recovered = time.Time{}, true
+	case o.promoted.IsZero() || o.as.system != s.system || o.as.timeline != s.timeline:
 		o.promoted, o.as = s.asked, s
 	}
-	if r.lostAt.Load() != 0 && !o.promoted.IsZero() {
-		if r.succeed(now); r.leader() == o {
-			r.mu.Unlock()
+	if err == nil && !s.recovering {
+		switch {
+		case r.lostAt.Load() != 0:
+			r.succeed(now)
+		case r.guessed && o.number == 0 && s.system == r.system && s.timeline >= r.timeline:
+			r.log.Warn("the server that postgres.primary names answers as the primary, and is that again", "source", r.name, "timeline", s.timeline)
+			r.takeOver(o)
+		}
+		if r.leader() == o {
 			return
 		}
 	}
-	r.mu.Unlock()
 	switch {
 	case err != nil:
 		o.out("it does not answer: " + pollFailure(err))
-	case system != "" && s.system != system:
+	case r.system != "" && s.system != r.system:
 		o.out("it is no replica of this primary")
 	case !s.recovering:
 		o.out("it is a primary by itself")
-	case s.timeline < timeline && s.lsn > fork: // it has what was never the present primary's
-		o.out("it follows another timeline than the primary")
-	case system == "": // the primary has never answered: nobody knows whose replica it is
+	case r.system == "": // the primary has never answered: nobody knows whose replica it is
+	case o.shown < r.timeline && s.lsn > r.fork: // it has what was never the present primary's
+		o.out("it follows an earlier timeline than the primary's")
+	case o.shown > r.timeline && r.lostAt.Load() == 0:
+		o.out("it follows a later timeline than the primary's")
 	default:
 		o.replayed.Store(s.lsn)
 		was := o.latency.Load() // what was slow once is tried again after a while
