@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"millrace/internal/conf"
 	"millrace/internal/mcp"
 )
@@ -56,6 +58,7 @@ type batcher struct {
 	cfg Batch
 
 	making sync.Mutex              // is held while the statement for many is made
+	rest   atomic.Int64            // until when calls run one by one, in nanoseconds since 1970
 	many   atomic.Pointer[pgQuery] // nil until it is needed
 	unfit  atomic.Pointer[error]   // why there is none; nil where there may be
 
@@ -68,7 +71,7 @@ type lane struct {
 	key     string
 	running int // statements under way
 	waiting []*passenger
-	timer   *time.Timer // for the first of those that wait
+	timer   *time.Timer // for the first of those that wait whose patience ends; nil while nobody does
 }
 
 // passenger is a run that waits. Its caller may leave before its statement returns, so nothing of it is the caller's.
@@ -76,7 +79,8 @@ type passenger struct {
 	key      []byte // of the batch, as JSON
 	after    uint64
 	deadline time.Time
-	leads    bool // it has been told to lead; batcher.mu guards it
+	until    time.Time // it waits no longer
+	leads    bool      // it has been told to lead; batcher.mu guards it
 	company  []*passenger
 	rows     rows // that the statement gave
 	wake     chan wake
@@ -101,7 +105,7 @@ func (b *batcher) laneOf(x *Execution) string {
 // run runs the statement, alone or with others.
 func (b *batcher) run(ctx context.Context, dst []byte, x *Execution, limits *bounds) ([]byte, Outcome, error) {
 	value, ok := appendJSONValue(nil, x.Args[b.cfg.By])
-	if !ok || x.Progress != nil || x.Notice != nil || b.unfit.Load() != nil {
+	if !ok || x.Progress != nil || x.Notice != nil || b.unfit.Load() != nil || time.Now().UnixNano() < b.rest.Load() {
 		return b.q.single(ctx, dst, x, limits)
 	}
 	key := b.laneOf(x)
@@ -118,12 +122,11 @@ func (b *batcher) run(ctx context.Context, dst []byte, x *Execution, limits *bou
 		b.observe(1)
 		return b.q.single(ctx, dst, x, limits)
 	}
-	p := &passenger{key: value, after: x.after, deadline: limits.deadline, wake: make(chan wake, 1)}
-	if l.waiting = append(l.waiting, p); len(l.waiting) == 1 {
-		// It must leave while there is time for the statement.
-		patience := min(b.cfg.MaxWait.Std(), time.Until(p.deadline)/2)
-		l.timer = time.AfterFunc(patience, func() { b.late(l) })
-	}
+	// It must leave while there is time for the statement.
+	now := time.Now()
+	p := &passenger{key: value, after: x.after, deadline: limits.deadline, until: now.Add(min(b.cfg.MaxWait.Std(), limits.deadline.Sub(now)/2)), wake: make(chan wake, 1)}
+	l.waiting = append(l.waiting, p)
+	b.arm(l)
 	b.mu.Unlock()
 	over := time.NewTimer(time.Until(p.deadline))
 	defer over.Stop()
@@ -147,7 +150,7 @@ func (b *batcher) run(ctx context.Context, dst []byte, x *Execution, limits *bou
 		return b.q.single(ctx, dst, x, limits)
 	}
 	if w == wakeLead {
-		w = b.lead(l, p, x)
+		w = b.lead(ctx, l, p, x)
 	}
 	if w == wakeAlone {
 		return b.q.single(ctx, dst, x, limits)
@@ -167,15 +170,32 @@ func (b *batcher) leave(l *lane, p *passenger) (leads bool) {
 	defer b.mu.Unlock()
 	if i := slices.Index(l.waiting, p); i >= 0 {
 		l.waiting = slices.Delete(l.waiting, i, i+1)
+		b.arm(l)
 	}
 	return p.leads
+}
+
+// arm sets the timer of a lane to the first end of somebody's patience. b.mu is locked.
+func (b *batcher) arm(l *lane) {
+	if l.timer != nil {
+		l.timer.Stop()
+		l.timer = nil
+	}
+	if len(l.waiting) > 0 {
+		l.timer = time.AfterFunc(time.Until(l.impatient()), func() { b.late(l) })
+	}
+}
+
+// impatient is when the first of those that wait will not any more.
+func (l *lane) impatient() time.Time {
+	return slices.MinFunc(l.waiting, func(a, b *passenger) int { return a.until.Compare(b.until) }).until
 }
 
 // returned ends a statement of a lane: the place is that of those who wait, or free.
 func (b *batcher) returned(l *lane) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.depart(l) {
+	if l.running <= b.cfg.Parallelism && b.depart(l) {
 		return
 	}
 	if l.running--; l.running == 0 {
@@ -187,9 +207,10 @@ func (b *batcher) returned(l *lane) {
 func (b *batcher) late(l *lane) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.depart(l) {
+	if len(l.waiting) > 0 && !time.Now().Before(l.impatient()) && b.depart(l) {
 		l.running++
 	}
+	b.arm(l)
 }
 
 // depart sends those that wait on their way, the first of them leading. It is false where nobody waits. b.mu is locked.
@@ -201,16 +222,13 @@ func (b *batcher) depart(l *lane) bool {
 	leader := l.waiting[0]
 	leader.leads, leader.company = true, slices.Clone(l.waiting[1:n])
 	l.waiting = slices.Delete(l.waiting, 0, n)
-	l.timer.Stop()
-	if len(l.waiting) > 0 {
-		l.timer = time.AfterFunc(b.cfg.MaxWait.Std()/2, func() { b.late(l) })
-	}
+	b.arm(l)
 	leader.wake <- wakeLead
 	return true
 }
 
 // lead runs the statement for a passenger and its company, and wakes those. It says what the leader itself is to do.
-func (b *batcher) lead(l *lane, p *passenger, x *Execution) wake {
+func (b *batcher) lead(ctx context.Context, l *lane, p *passenger, x *Execution) wake {
 	w := wakeAlone
 	defer func() { // after a panic too
 		for _, other := range p.company {
@@ -228,10 +246,13 @@ func (b *batcher) lead(l *lane, p *passenger, x *Execution) wake {
 		}
 		keys = append(keys, other.key...)
 		many.after = max(many.after, other.after)
-		if other.deadline.After(many.Deadline) {
+		if i == 0 || other.deadline.Before(many.Deadline) {
 			many.Deadline = other.deadline
 		}
 	}
+	// The keys run one after the other: where they take long, there must be time left for each alone.
+	began := time.Now()
+	many.Deadline = began.Add(min(many.Deadline.Sub(began)/2, longestBatch))
 	keys = append(keys, ']')
 	for i, v := range x.Args {
 		if i == b.cfg.By {
@@ -239,24 +260,47 @@ func (b *batcher) lead(l *lane, p *passenger, x *Execution) wake {
 		}
 		many.Args = append(many.Args, v)
 	}
-	ctx, cancel := context.WithDeadline(context.Background(), many.Deadline)
+	own, cancel := context.WithDeadline(context.Background(), many.Deadline)
 	defer cancel()
-	q, err := b.statement(ctx, many.Deadline)
+	defer context.AfterFunc(ctx, func() { // the leader may leave; but what is gone for one is for all
+		if context.Cause(ctx) == errGone {
+			cancel()
+		}
+	})()
+	q, err := b.statement(own, many.Deadline)
 	if err == nil {
 		limits := runBounds(q.span, q.limit, &many)
-		if _, _, err = q.alone(ctx, nil, &many, &limits); err == nil {
-			w = wakeDone
-		}
+		_, _, err = q.alone(own, nil, &many, &limits)
+	}
+	var server *pgconn.PgError
+	switch {
+	case err == nil:
+		w = wakeDone
+	case own.Err() != nil, !time.Now().Before(many.Deadline): // too slow for company
+		b.pause()
+	case errors.As(err, &server) && strings.HasPrefix(server.Code, "42"):
+		b.many.Store(nil) // the tables have changed: it is made anew
 	}
 	return w // what failed is told to each whose own run fails
 }
+
+// longestBatch is for how long the statement of a batch may run, and restAfter for how long calls run one by one after one that took longer, or
+// could not be made.
+const (
+	longestBatch = time.Second
+	restAfter    = 2 * time.Second
+)
+
+func (b *batcher) pause() { b.rest.Store(time.Now().Add(restAfter).UnixNano()) }
 
 // statement gives the statement for many. Where there can be none, the error says why, and it is not tried again.
 func (b *batcher) statement(ctx context.Context, deadline time.Time) (*pgQuery, error) {
 	if q := b.many.Load(); q != nil {
 		return q, nil
 	}
-	b.making.Lock()
+	if !b.making.TryLock() {
+		return nil, errMaking
+	}
 	defer b.making.Unlock()
 	if q := b.many.Load(); q != nil {
 		return q, nil
@@ -270,17 +314,35 @@ func (b *batcher) statement(ctx context.Context, deadline time.Time) (*pgQuery, 
 		return nil, err
 	}
 	defer func() { pool.put(c, c.isBroken() || pool.stopped(c) != stopNone) }()
+	return b.fit(ctx, c)
+}
+
+// errMaking says that another batch makes the statement just now.
+var errMaking = errors.New("the statement of the batch is being made")
+
+// unfitError says why calls can never be batched.
+type unfitError struct{ error }
+
+// fit makes the statement for many on a connection, where that can be done.
+func (b *batcher) fit(ctx context.Context, c *pgConn) (*pgQuery, error) {
 	q, err := b.make(ctx, c)
-	if err != nil && !c.isBroken() && ctx.Err() == nil {
-		why := fmt.Errorf("calls of %s cannot be batched: %w", b.q.spec.Name, err)
-		b.unfit.Store(&why)
-		b.q.source.log.Warn("calls of a tool with batch: run one by one", "tool", b.q.spec.Name, "error", why)
-		return nil, why
-	}
-	if err == nil {
+	var never unfitError
+	switch {
+	case err == nil:
 		b.many.Store(q)
+	case errors.As(err, &never):
+		b.unfit.Store(&err)
+		b.q.source.log.Warn("calls of a tool with batch: run one by one", "tool", b.q.spec.Name, "error", err)
+	default:
+		b.pause()
 	}
 	return q, err
+}
+
+// lasting tells whether what the server said of a statement will not change while its tables stay as they are.
+func lasting(err error) bool {
+	var server *pgconn.PgError
+	return errors.As(err, &server) && strings.HasPrefix(server.Code, "42") && !slices.Contains([]string{stateUndefinedTable, "42703", "42883"}, server.Code)
 }
 
 // make makes the statement for many on a connection: the type of the key is that which the server found for the tool's own.
@@ -292,9 +354,13 @@ func (b *batcher) make(ctx context.Context, c *pgConn) (*pgQuery, error) {
 	place := slices.Index(b.q.statement.binds, b.cfg.By)
 	oid := st.description.ParamOIDs[place]
 	if b.q.source.typeOf(oid).kind == pgArray {
-		return nil, errors.New("its key is an array in the database")
+		return nil, unfitError{errors.New("its key is an array in the database")}
 	}
-	r := c.conn.ExecParams(ctx, "SELECT pg_catalog.format_type($1::oid, NULL)", [][]byte{strconv.AppendUint(nil, uint64(oid), 10)}, nil, nil, nil).Read()
+	if lower := strings.ToLower(b.q.statement.sql); b.q.locks || strings.Contains(lower, "set_config") {
+		return nil, unfitError{errors.New("what it does to its session would be the others' too")}
+	}
+	// Without a modifier: character would be one character.
+	r := c.conn.ExecParams(ctx, "SELECT pg_catalog.format_type($1::oid, -1)", [][]byte{strconv.AppendUint(nil, uint64(oid), 10)}, nil, nil, nil).Read()
 	if r.Err != nil || len(r.Rows) != 1 {
 		return nil, errors.Join(r.Err, errOtherAnswer)
 	}
@@ -303,19 +369,38 @@ func (b *batcher) make(ctx context.Context, c *pgConn) (*pgQuery, error) {
 	if b.q.spec.MaxRows > 0 {
 		limit = " LIMIT " + strconv.Itoa(b.q.spec.MaxRows+1)
 	}
+	names := make([]string, len(st.columns)) // as they are alone: an expression's own would be another
+	for i, column := range st.columns {
+		names[i] = `"` + strings.ReplaceAll(column.name, `"`, `""`) + `"`
+	}
+	as := ""
+	if len(names) > 0 {
+		as = "(" + strings.Join(names, ", ") + ")"
+	}
 	spec := b.q.spec
 	spec.Text = fmt.Sprintf("SELECT millrace_k.millrace_at, millrace_t.* FROM unnest(CAST(:%s AS %s[])) WITH ORDINALITY AS millrace_k(millrace_key, millrace_at) "+
-		"CROSS JOIN LATERAL (SELECT * FROM (\n%s\n) AS millrace_s%s) AS millrace_t", name, r.Rows[0][0], replaceParam(spec.Text, name, "millrace_k.millrace_key"), limit)
+		"CROSS JOIN LATERAL (SELECT * FROM (\n%s\n) AS millrace_s%s) AS millrace_t%s", name, r.Rows[0][0], replaceParam(spec.Text, name, "millrace_k.millrace_key"), limit, as)
 	spec.MaxRows, spec.MaxBytes, spec.Batch, spec.Params = 0, 0, nil, slices.Clone(spec.Params)
 	spec.Params[b.cfg.By].Type = "array"
 	compiled, err := b.q.source.Compile(spec)
 	if err != nil {
-		return nil, err
+		return nil, unfitError{err}
 	}
 	q := compiled.(*pgQuery)
-	q.forMany, q.each = true, bounding{b.q.spec.MaxRows, b.q.spec.MaxBytes}
-	_, err = c.stmt(ctx, q)
-	return q, err
+	q.forMany, q.keys, q.each = true, b.cfg.By, bounding{b.q.spec.MaxRows, b.q.spec.MaxBytes}
+	many, err := c.stmt(ctx, q)
+	if err != nil {
+		if lasting(err) {
+			err = unfitError{err}
+		}
+		return nil, err
+	}
+	for i, f := range st.description.Fields {
+		if i+1 >= len(many.description.Fields) || many.description.Fields[i+1].DataTypeOID != f.DataTypeOID {
+			return nil, unfitError{fmt.Errorf("its column %q would be of another type", f.Name)}
+		}
+	}
+	return q, nil
 }
 
 // bounding are a result's bounds.
@@ -350,12 +435,12 @@ func appendJSONValue(dst []byte, v mcp.Value) (out []byte, ok bool) {
 	case mcp.KindFloat:
 		return strconv.AppendFloat(dst, v.Float, floatFormat(v.Float), -1, 64), true
 	case mcp.KindText:
-		return mcp.AppendText(dst, v.Text), true
+		return mcp.AppendText(dst, v.Text), !slices.Contains(v.Text, 0) // alone it is refused
 	}
 	return dst, false
 }
 
-// begin makes the passengers ready for the rows of a statement.
+// beginEach makes the passengers ready for the rows of a statement.
 func (q *pgQuery) beginEach(all []*passenger) {
 	for _, p := range all {
 		p.rows = beginRows(nil, q.each.rows, q.each.bytes)

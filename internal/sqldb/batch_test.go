@@ -51,8 +51,8 @@ func (b *batcher) queued() (n int) {
 	return n
 }
 
-const things = `CREATE TABLE things (id int PRIMARY KEY, tenant text NOT NULL, name text NOT NULL, raw bytea, u uuid);
-	INSERT INTO things SELECT i, CASE i % 2 WHEN 0 THEN 'a' ELSE 'b' END, 'thing ' || i, decode(lpad(to_hex(i), 8, '0'), 'hex'), CAST(lpad(i::text, 32, '0') AS uuid) FROM generate_series(1, 500) AS i`
+const things = `CREATE TABLE things (id int PRIMARY KEY, tenant text NOT NULL, name text NOT NULL, raw bytea, u uuid, code char(9));
+	INSERT INTO things SELECT i, CASE i % 2 WHEN 0 THEN 'a' ELSE 'b' END, 'thing ' || i, decode(lpad(to_hex(i), 8, '0'), 'hex'), CAST(lpad(i::text, 32, '0') AS uuid), 'ABC' || i FROM generate_series(1, 500) AS i`
 
 // What a batch gives each call is what the call alone gets: rows, none, many, in their order, cut, of every type of key.
 func TestBatchesGiveWhatEachAloneGets(t *testing.T) {
@@ -69,6 +69,10 @@ func TestBatchesGiveWhatEachAloneGets(t *testing.T) {
 		"a number":             {"SELECT id FROM things WHERE id = :id;", []Param{{Name: "id", Type: "number"}}, func(i int) []mcp.Value { return []mcp.Value{{Kind: mcp.KindFloat, Float: float64(i)}} }, 10},
 		"texts":                {"SELECT id, name FROM things WHERE name = :id OR name = 'thing 1' ORDER BY id DESC", words, func(i int) []mcp.Value { return []mcp.Value{text([]string{"thing 7", "NULL", `"\{,`, ""}[i%4])} }, 10},
 		"other types":          {"SELECT id, raw FROM things WHERE u = :id", words, func(i int) []mcp.Value { return []mcp.Value{text(fmt.Sprintf("%032d", i))} }, 10},
+		"padded texts":         {"SELECT id, code FROM things WHERE code = :id", words, func(i int) []mcp.Value { return []mcp.Value{text(fmt.Sprint("ABC", i))} }, 10},
+		"names of expressions": {"SELECT CAST(:id AS int), count(*) FROM things WHERE id < CAST(:id AS int)", whole, func(i int) []mcp.Value { return ints(int64(i)) }, 10},
+		"other arguments of no type": {"SELECT id, jsonb_build_object('k', :b) AS o FROM things WHERE id = :id", append(append([]Param{}, whole...), Param{Name: "b", Type: "string"}),
+			func(i int) []mcp.Value { return append(ints(int64(i)), text("x")) }, 10},
 		"many in their order":  {"SELECT id FROM things WHERE id % 10 = :id % 10 AND id > :id ORDER BY name LIMIT 7", whole, func(i int) []mcp.Value { return ints(int64(i)) }, 5},
 		"sums, and none":       {"WITH few AS (SELECT * FROM things WHERE id <= :id) SELECT count(*) AS n, sum(id) AS sum FROM few HAVING count(*) <> 3", whole, func(i int) []mcp.Value { return ints(int64(i)) }, 10},
 		"a limit":              {"SELECT id FROM things ORDER BY id LIMIT :id", whole, func(i int) []mcp.Value { return ints(int64(i % 13)) }, 10},
@@ -216,13 +220,47 @@ func TestBatchesAreBounded(t *testing.T) {
 	if got := fmt.Sprint(sizes); got != "[1 1 1 1 1 10 10 5]" {
 		t.Errorf("statements of %s calls", got)
 	}
+	// One that has little time left does not wait for the patience of those before it.
+	free = hold(q, &Execution{Args: ints(0)})
+	wg.Go(func() {
+		if _, _, err := q.Run(context.Background(), nil, &Execution{Args: ints(1)}); err != nil {
+			t.Error(err)
+		}
+	})
+	polltest.Until(t, "the first waits", func() bool { return b.queued() == 1 })
+	if _, _, err := q.Run(t.Context(), nil, &Execution{Args: ints(2), Deadline: time.Now().Add(2 * time.Second)}); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+	free()
 	b.cfg.MaxWait = conf.Duration(time.Millisecond)
 	free = hold(q, &Execution{Args: ints(0)})
 	many()
 	wg.Wait() // though the place stays taken
 	free()
-	if len(b.lanes) != 0 {
-		t.Errorf("%d lanes are left", len(b.lanes))
+	polltest.Until(t, "no lane is left", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.lanes) == 0 })
+}
+
+// Where keys take long, each has time left to run alone, and calls stay alone for a while.
+func TestSlowBatches(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, things, func(c *Config) { c.QueryTimeout = conf.Duration(20 * time.Second) })
+	q := batched(t, s, Spec{Text: "SELECT id, pg_sleep(0.15)::text AS slept FROM things WHERE id = :id", Params: []Param{{Name: "id", Type: "integer"}}}, nil)
+	free := hold(q, &Execution{Args: ints(0)})
+	var wg sync.WaitGroup
+	for i := range int64(20) { // three seconds in one statement
+		wg.Go(func() {
+			if out, _, err := q.Run(context.Background(), nil, &Execution{Args: ints(i + 1), Deadline: time.Now().Add(10 * time.Second)}); err != nil || !strings.Contains(string(out), fmt.Sprintf(`"id":%d,`, i+1)) {
+				t.Errorf("%s, %v", out, err)
+			}
+		})
+	}
+	b := q.(*pgQuery).batch
+	polltest.Until(t, "all wait", func() bool { return b.queued() == 20 })
+	free()
+	wg.Wait()
+	if b.rest.Load() == 0 {
+		t.Error("it goes on with batches")
 	}
 }
 
@@ -235,18 +273,15 @@ func TestBatchesThatCannotBe(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	free := hold(q, &Execution{Args: []mcp.Value{text("")}})
-	var wg sync.WaitGroup
-	for range 3 {
-		wg.Go(func() {
-			if out, _, err := q.Run(context.Background(), nil, &Execution{Args: []mcp.Value{text("{1,2}")}}); err != nil || string(out) != `{"rows":[{"id":1},{"id":2}]}` {
-				t.Errorf("%s, %v", out, err)
-			}
-		})
+	if out, _, err := q.Run(t.Context(), nil, &Execution{Args: []mcp.Value{text("{1,2}")}}); err != nil || string(out) != `{"rows":[{"id":1},{"id":2}]}` {
+		t.Errorf("%s, %v", out, err)
 	}
-	polltest.Until(t, "all wait", func() bool { return q.(*pgQuery).batch.queued() == 3 })
 	free()
-	wg.Wait()
 	if q.(*pgQuery).batch.unfit.Load() == nil {
 		t.Error("it would be tried again")
+	}
+	own := batched(t, s, Spec{Text: "SELECT set_config('app.tenant', :id, true) AS v", Params: []Param{{Name: "id", Type: "string"}}}, nil)
+	if _, err := own.Describe(t.Context()); err == nil || !strings.Contains(err.Error(), "its session") {
+		t.Errorf("what sets its own tenant: %v", err)
 	}
 }

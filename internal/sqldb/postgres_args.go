@@ -64,6 +64,9 @@ func floatFormat(f float64) byte {
 func (q *pgQuery) paramTypes() []uint32 {
 	oids := make([]uint32, len(q.statement.binds))
 	for i, arg := range q.statement.binds {
+		if q.forMany && arg == q.keys {
+			continue // its CAST says
+		}
 		switch q.spec.Params[arg].Type {
 		case "integer":
 			oids[i] = pgtype.Int8OID

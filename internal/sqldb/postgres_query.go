@@ -27,6 +27,7 @@ type pgQuery struct {
 	settings  *settings // nil for none
 	batch     *batcher  // nil for none
 	forMany   bool      // it is the statement of a batch
+	keys      int       // the parameter that is the keys of a batch
 	each      bounding  // of a batch's results
 	number    int       // index of its prepared statement on every connection
 	fetch     uint32    // rows that a read asks the server for; 0 for all
@@ -568,7 +569,8 @@ func (q *pgQuery) Describe(ctx context.Context) ([]Column, error) {
 		}
 	}
 	if q.batch != nil && q.batch.many.Load() == nil {
-		if _, err := q.batch.make(ctx, c); err != nil {
+		var never unfitError
+		if _, err := q.batch.fit(context.Background(), c); errors.As(err, &never) {
 			return nil, sqlFailure(q.spec.Name, "its calls cannot be batched: "+err.Error()+"; remove batch", err)
 		}
 	}
