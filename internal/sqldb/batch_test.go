@@ -228,7 +228,7 @@ func TestBatchesAreBounded(t *testing.T) {
 		}
 	})
 	polltest.Until(t, "the first waits", func() bool { return b.queued() == 1 })
-	if _, _, err := q.Run(t.Context(), nil, &Execution{Args: ints(2), Deadline: time.Now().Add(2 * time.Second)}); err != nil {
+	if _, _, err := q.Run(t.Context(), nil, &Execution{Args: ints(2), Deadline: time.Now().Add(6 * time.Second)}); err != nil {
 		t.Error(err)
 	}
 	wg.Wait()
