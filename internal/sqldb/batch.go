@@ -71,7 +71,8 @@ type lane struct {
 	key     string
 	running int // statements under way
 	waiting []*passenger
-	timer   *time.Timer // for the first of those that wait whose patience ends; nil while nobody does
+	timer   *time.Timer // rings at next; nil while nobody waits
+	next    time.Time   // when the patience of the first of them ends, or one that has left
 }
 
 // passenger is a run that waits. Its caller may leave before its statement returns, so nothing of it is the caller's.
@@ -125,8 +126,9 @@ func (b *batcher) run(ctx context.Context, dst []byte, x *Execution, limits *bou
 	// It must leave while there is time for the statement.
 	now := time.Now()
 	p := &passenger{key: value, after: x.after, deadline: limits.deadline, until: now.Add(min(b.cfg.MaxWait.Std(), limits.deadline.Sub(now)/2)), wake: make(chan wake, 1)}
-	l.waiting = append(l.waiting, p)
-	b.arm(l)
+	if l.waiting = append(l.waiting, p); l.timer == nil || p.until.Before(l.next) {
+		b.arm(l)
+	}
 	b.mu.Unlock()
 	over := time.NewTimer(time.Until(p.deadline))
 	defer over.Stop()
@@ -169,8 +171,9 @@ func (b *batcher) leave(l *lane, p *passenger) (leads bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if i := slices.Index(l.waiting, p); i >= 0 {
-		l.waiting = slices.Delete(l.waiting, i, i+1)
-		b.arm(l)
+		if l.waiting = slices.Delete(l.waiting, i, i+1); len(l.waiting) == 0 {
+			b.arm(l)
+		}
 	}
 	return p.leads
 }
@@ -182,7 +185,8 @@ func (b *batcher) arm(l *lane) {
 		l.timer = nil
 	}
 	if len(l.waiting) > 0 {
-		l.timer = time.AfterFunc(time.Until(l.impatient()), func() { b.late(l) })
+		l.next = l.impatient()
+		l.timer = time.AfterFunc(time.Until(l.next), func() { b.late(l) })
 	}
 }
 
