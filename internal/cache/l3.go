@@ -50,7 +50,7 @@ type L3 struct {
 	hitMu sync.Mutex       // guards asked
 	asked map[string]int64 // hits by the hash of a key, that are to be written
 
-	looks looks
+	confirming confirming
 
 	entries, bytes atomic.Int64
 
@@ -105,7 +105,7 @@ func newL3(cfg L3Config, every time.Duration, db Database, tags *Tags, count Cou
 		return q
 	}
 	l.create = []sqldb.Query{compile(createEntries, sqldb.ReadWrite), compile(createIndex, sqldb.ReadWrite), compile(createTags, sqldb.ReadWrite)}
-	l.get = compile(s.get, sqldb.ReadOnly, "stripes", "keys", "now", "most")
+	l.get = compile(s.get, sqldb.ReadOnly, "stripes", "key", "now")
 	l.put = compile(s.put, sqldb.ReadWrite, "entries")
 	l.raise = compile(s.raise, sqldb.ReadWrite, "marks")
 	l.hits = compile(s.count, sqldb.ReadWrite, "hits")
@@ -326,6 +326,69 @@ func (l *L3) changed(marks []stamp) error {
 	}
 	l.open.Store(false)
 	return errOwed
+}
+
+// look learns the versions of stripes, and gives the text of the entry of a key, nil for none. ok is false where the database does not say.
+func (l *L3) look(ctx context.Context, asked []uint32, key string, now time.Time) (text *string, ok bool) {
+	if !l.open.Load() || !l.worth.TryAcquirePermit() {
+		return nil, false
+	}
+	list := make([]string, len(asked))
+	for i, s := range asked {
+		list[i] = strconv.FormatUint(uint64(s), 10)
+	}
+	began := time.Now()
+	out, err := l.run(ctx, l.get, l.wait, "["+strings.Join(list, ",")+"]", key, now.UnixMilli())
+	l.count.Looked(time.Since(began))
+	if err != nil {
+		l.worth.RecordFailure()
+		return nil, false
+	}
+	l.worth.RecordSuccess()
+	var got struct {
+		Rows []struct{ Entry, Versions *string }
+	}
+	if json.Unmarshal(out, &got) != nil || len(got.Rows) != 1 {
+		return nil, false
+	}
+	if versions := got.Rows[0].Versions; versions != nil {
+		for pair := range strings.SplitSeq(*versions, ",") {
+			if s, version, _ := strings.Cut(pair, ":"); l.learn(s, version) != nil {
+				return nil, false
+			}
+		}
+	}
+	return got.Rows[0].Entry, true
+}
+
+// find gives the fresh entry of a key; nil where there is none. tags are the call's, and stamps are theirs from before. there is
+// what the second level says of them, nil for nothing: a server that could tell that one of a change may not have been able to tell this one.
+func (l *L3) find(ctx context.Context, key []byte, tags []string, stamps []stamp, there *sight) *Entry {
+	asked := make([]uint32, 0, len(tags))
+	for _, t := range tags {
+		if s := l.tags.stripe(t); s < stripes {
+			asked = append(asked, s)
+		}
+	}
+	now := time.Now()
+	text, ok := l.look(ctx, asked, l3Key(key), now)
+	if !ok || text == nil {
+		return nil
+	}
+	e := l.read(*text, now)
+	if e == nil || e.Key != string(key) || there != nil && e.under != nil && e.under.run == there.run && !there.has(e.under.versions) {
+		return nil
+	}
+	own := e.stamps
+	e.stamps = slices.Clone(stamps)
+	for _, m := range own {
+		i := slices.IndexFunc(stamps, func(s stamp) bool { return s.stripe == m.stripe })
+		if i < 0 {
+			return nil
+		}
+		e.stamps[i].version = m.version
+	}
+	return e
 }
 
 // read takes an entry out of its text; nil where it is none, or of no use any more.

@@ -18,15 +18,12 @@ const (
 	createTags  = `CREATE TABLE IF NOT EXISTS millrace_cache_tags (stripe integer PRIMARY KEY, version bigint NOT NULL)`
 )
 
-// statements are L3's, by dialect. get gives the entries of keys, a row each, NULL where one is too large, and one row more with the versions of stripes, which may be
-// nothing: all of one snapshot. Lists travel as one JSON text each, so that the statement is the same for any number.
+// statements are L3's, by dialect. Lists travel as one JSON text each, so that the statement is the same for any number.
 var statements = map[Dialect]struct{ get, put, raise, count string }{
 	SQLite: {
-		// Joins, not IN, which makes a table of the list each time.
-		get: `SELECT c.key AS key, CASE WHEN c.bytes <= :most THEN c.entry END AS entry, NULL AS versions FROM json_each(:keys) AS wanted
-				CROSS JOIN millrace_cache AS c ON c.key = wanted.value WHERE c.expires > :now
-			UNION ALL SELECT NULL, NULL, (SELECT group_concat(v.stripe || ':' || v.version) FROM json_each(:stripes) AS asked
-				CROSS JOIN millrace_cache_tags AS v ON v.stripe = asked.value)`,
+		get: `SELECT (SELECT entry FROM millrace_cache WHERE key = :key AND expires > :now) AS entry,
+			(SELECT group_concat(v.stripe || ':' || v.version) FROM json_each(:stripes) AS asked
+				CROSS JOIN millrace_cache_tags AS v ON v.stripe = asked.value) AS versions`, // not IN, which makes a table of the list each time
 		put: `INSERT INTO millrace_cache (key, entry, born, expires, bytes, hits)
 			SELECT value ->> 'key', value ->> 'entry', value ->> 'born', value ->> 'expires', length(CAST(value ->> 'entry' AS BLOB)), 0 FROM json_each(:entries) WHERE true
 			ON CONFLICT (key) DO UPDATE SET entry = excluded.entry, born = excluded.born, expires = excluded.expires, bytes = excluded.bytes
@@ -36,10 +33,9 @@ var statements = map[Dialect]struct{ get, put, raise, count string }{
 		count: `UPDATE millrace_cache SET hits = hits + (e.value ->> 1) FROM json_each(:hits) AS e WHERE millrace_cache.key = e.value ->> 0`,
 	},
 	PostgreSQL: {
-		get: `SELECT key, CASE WHEN bytes <= :most THEN entry END AS entry, NULL AS versions FROM millrace_cache
-				WHERE key = ANY(ARRAY(SELECT jsonb_array_elements_text(CAST(:keys AS jsonb)))) AND expires > :now
-			UNION ALL SELECT NULL, NULL, (SELECT string_agg(stripe || ':' || version, ',') FROM millrace_cache_tags
-				WHERE stripe = ANY(ARRAY(SELECT CAST(jsonb_array_elements_text(CAST(:stripes AS jsonb)) AS integer))))`,
+		get: `SELECT (SELECT entry FROM millrace_cache WHERE key = :key AND expires > :now) AS entry,
+			(SELECT string_agg(stripe || ':' || version, ',') FROM millrace_cache_tags
+				WHERE stripe IN (SELECT CAST(jsonb_array_elements_text(CAST(:stripes AS jsonb)) AS integer))) AS versions`,
 		put: `INSERT INTO millrace_cache (key, entry, born, expires, bytes, hits)
 			SELECT key, entry, born, expires, octet_length(entry), 0
 			FROM jsonb_to_recordset(CAST(:entries AS jsonb)) AS e(key text, entry text, born bigint, expires bigint)
