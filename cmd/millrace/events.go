@@ -14,15 +14,16 @@ type eventsCmd struct {
 	Remove  eventsRemoveCmd  `cmd:"" help:"Take them away."`
 }
 
-type eventsFlags struct {
-	Source string `arg:"" help:"One of sources of the configuration. Its user must be allowed to create tables, functions and triggers."`
+// sourceFlags name a database that something is made in.
+type sourceFlags struct {
+	Source string `arg:"" help:"One of sources of the configuration. Its user must be allowed to create what is made: tables, and for events functions and triggers."`
 	Config string `help:"The configuration file." short:"c" required:"" placeholder:"FILE"`
 }
 
 // installTime bounds the work on the database, which may have to wait for locks of the tables.
 const installTime = time.Minute
 
-type eventsInstallCmd struct{ eventsFlags }
+type eventsInstallCmd struct{ sourceFlags }
 
 func (c *eventsInstallCmd) Run() error {
 	ctx, stop := untilSignal()
@@ -37,7 +38,7 @@ func (c *eventsInstallCmd) Run() error {
 	return nil
 }
 
-type eventsRemoveCmd struct{ eventsFlags }
+type eventsRemoveCmd struct{ sourceFlags }
 
 func (c *eventsRemoveCmd) Run() error {
 	ctx, stop := untilSignal()

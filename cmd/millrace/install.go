@@ -9,9 +9,8 @@ import (
 )
 
 type installCmd struct {
-	Source string `arg:"" help:"One of sources of the configuration. Its user must be allowed to create tables."`
-	Config string `help:"The configuration file." short:"c" required:"" placeholder:"FILE"`
-	Remove bool   `help:"Take it away, with all keys that are remembered."`
+	sourceFlags
+	Remove bool `help:"Take it away, with all keys that are remembered."`
 }
 
 func (c *installCmd) Run() error {

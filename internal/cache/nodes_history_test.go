@@ -137,6 +137,7 @@ type seenAt struct {
 	node       int
 	begin, end time.Duration
 	value      int64
+	from       mcp.CacheInfo // of a read
 }
 
 // outdated gives the first read that is older than what had been written, and acknowledged, some time before it began.
@@ -158,7 +159,8 @@ func outdated(history []seenAt, bound time.Duration) string {
 		}
 		for _, w := range of[r.id] {
 			if (!known || w.begin > from.end) && w.end+bound < r.begin {
-				return fmt.Sprintf("node %d read %d of row %d at %s, and %d had been written by node %d from %s to %s", r.node, r.value, r.id, r.begin, w.value, w.node, w.begin, w.end)
+				return fmt.Sprintf("node %d read %d of row %d from %s to %s (%s at level %d, %s old), which node %d wrote from %s to %s, and %d had been written by node %d from %s to %s",
+					r.node, r.value, r.id, r.begin, r.end, r.from.Status, r.from.Level, r.from.Age, from.node, from.begin, from.end, w.value, w.node, w.begin, w.end)
 			}
 		}
 	}
@@ -258,6 +260,7 @@ func nodesHistory(t *testing.T, seed uint64, what disturbance, planted bug, leng
 						t.Error(err)
 						return
 					}
+					o.from = answer.Cache
 					if o.value, err = strconv.ParseInt(string(answer.Fields), 10, 64); err != nil {
 						t.Error(err)
 						return

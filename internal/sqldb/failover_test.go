@@ -19,19 +19,25 @@ import (
 	"millrace/internal/polltest"
 )
 
-// receivedBy gives how far a replica has received its primary's log.
-func receivedBy(t *testing.T, s *pgtest.Server) uint64 {
+// askedOf gives the rows of a query on a server.
+func askedOf(t *testing.T, s *pgtest.Server, sql string) [][][]byte {
 	t.Helper()
 	c, err := pgconn.Connect(t.Context(), s.URL("postgres"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close(t.Context())
-	results, err := c.Exec(t.Context(), "SELECT pg_last_wal_receive_lsn()").ReadAll()
+	results, err := c.Exec(t.Context(), sql).ReadAll()
 	if err != nil {
 		t.Fatal(err)
 	}
-	lsn, err := parseLSN(results[0].Rows[0][0])
+	return results[0].Rows
+}
+
+// receivedBy gives how far a replica has received its primary's log.
+func receivedBy(t *testing.T, s *pgtest.Server) uint64 {
+	t.Helper()
+	lsn, err := parseLSN(askedOf(t, s, "SELECT pg_last_wal_receive_lsn()")[0][0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,17 +219,8 @@ func TestFailover(t *testing.T) {
 	close(stop)
 	wg.Wait()
 
-	c, err := pgconn.Connect(t.Context(), best.URL("postgres"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close(t.Context())
-	results, err := c.Exec(t.Context(), "SELECT row, count(*) FROM w GROUP BY row").ReadAll()
-	if err != nil {
-		t.Fatal(err)
-	}
 	there := map[string]string{}
-	for _, r := range results[0].Rows {
+	for _, r := range askedOf(t, best, "SELECT row, count(*) FROM w GROUP BY row") {
 		there[string(r[0])] = string(r[1])
 	}
 	told := map[string]int{}

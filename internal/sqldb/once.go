@@ -28,10 +28,11 @@ type Once struct {
 const onceTable = "millrace_idempotency"
 
 // onceSQL are the statements around a write, in their order. remember's answer is what recall reads.
-type onceSQL struct{ claim, look, remember, sweep string }
+type onceSQL struct{ create, claim, look, remember, sweep string }
 
 var onceStatements = map[Dialect]onceSQL{
 	PostgreSQL: {
+		create: `CREATE TABLE IF NOT EXISTS millrace_idempotency (key text PRIMARY KEY, arguments text NOT NULL, answer text, expires timestamptz NOT NULL)`,
 		claim: `INSERT INTO millrace_idempotency AS i (key, arguments, expires) VALUES ($1, $2, now() + make_interval(secs => $3))
 			ON CONFLICT (key) DO UPDATE SET arguments = excluded.arguments, expires = excluded.expires, answer = NULL WHERE i.expires <= now()`,
 		look:     `SELECT arguments, answer FROM millrace_idempotency WHERE key = $1`,
@@ -39,6 +40,8 @@ var onceStatements = map[Dialect]onceSQL{
 		sweep:    `DELETE FROM millrace_idempotency WHERE key IN (SELECT key FROM millrace_idempotency WHERE expires <= now() LIMIT 1000 FOR UPDATE SKIP LOCKED)`, // one that is claimed anew meanwhile stays
 	},
 	SQLite: {
+		// Without a rowid: the write's last_insert_rowid() must not be ours.
+		create: `CREATE TABLE IF NOT EXISTS millrace_idempotency (key text PRIMARY KEY, arguments text NOT NULL, answer text, expires integer NOT NULL) WITHOUT ROWID`,
 		claim: `INSERT INTO millrace_idempotency AS i (key, arguments, expires) VALUES (?1, ?2, unixepoch() + ?3)
 			ON CONFLICT (key) DO UPDATE SET arguments = excluded.arguments, expires = excluded.expires, answer = NULL WHERE i.expires <= unixepoch()`,
 		look:     `SELECT arguments, answer FROM millrace_idempotency WHERE key = ?1`,
@@ -49,9 +52,7 @@ var onceStatements = map[Dialect]onceSQL{
 
 // InstallOnce makes the table of keys in a database, where it is not there; RemoveOnce takes it away, with all that it remembers.
 func InstallOnce(ctx context.Context, s Source) error {
-	return s.Script(ctx, append(patience(s), `CREATE TABLE IF NOT EXISTS millrace_idempotency (key text PRIMARY KEY, arguments text NOT NULL, answer text, expires `+
-		// Without a rowid: the write's last_insert_rowid() must not be ours.
-		map[Dialect]string{PostgreSQL: `timestamptz NOT NULL)`, SQLite: `integer NOT NULL) WITHOUT ROWID`}[s.Dialect()],
+	return s.Script(ctx, append(patience(s), onceStatements[s.Dialect()].create,
 		`CREATE INDEX IF NOT EXISTS millrace_idempotency_expires ON millrace_idempotency (expires)`))
 }
 

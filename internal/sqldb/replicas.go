@@ -237,8 +237,8 @@ type replica struct {
 	recovered bool
 }
 
-// errGone ends reads on a replica that has left.
-var errGone = errors.New("the replica has left")
+// errGone ends reads on a replica that has left, and on a primary that is none any more.
+var errGone = errors.New("the server has left")
 
 func newReplicated(name string, cfg Config, log *slog.Logger) (Source, error) {
 	if len(cfg.Postgres.Replicas) == 0 {
