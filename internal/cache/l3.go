@@ -54,9 +54,10 @@ type L3 struct {
 
 	entries, bytes atomic.Int64
 
-	open   atomic.Bool   // the tables are there, the versions known, and none is owed
-	failed atomic.Bool   // the last statement did; told once
-	paying chan struct{} // holds something while somebody pays, or opens the level
+	open    atomic.Bool   // the tables are there, the versions known, and none is owed
+	failed  atomic.Bool   // the last statement did; told once
+	paying  chan struct{} // holds something while somebody pays, or opens the level: whose turn it is
+	isSetUp bool          // the tables have been there, and their versions were learned; of whose turn it is
 
 	mu    sync.Mutex        // guards owed and known, and that open is set only while nothing is owed
 	owed  map[uint32]uint64 // versions that the database does not know yet
@@ -189,6 +190,14 @@ func (l *L3) begin(ctx context.Context) error {
 	if l.open.Load() {
 		return nil
 	}
+	if err := l.setUp(ctx); err != nil {
+		return err
+	}
+	return l.reopen(ctx)
+}
+
+// setUp makes the tables and learns the versions in them. Whoever calls it has the turn.
+func (l *L3) setUp(ctx context.Context) error {
 	for _, q := range l.create {
 		if _, err := l.run(ctx, q, l3Time); err != nil {
 			return err
@@ -202,6 +211,12 @@ func (l *L3) begin(ctx context.Context) error {
 		return err
 	}
 	l.reconcile()
+	l.isSetUp = true
+	return nil
+}
+
+// reopen pays all that is owed, and opens the level. Whoever calls it has the turn.
+func (l *L3) reopen(ctx context.Context) error {
 	for {
 		if err := l.pay(ctx); err != nil {
 			return err
@@ -294,19 +309,35 @@ func (l *L3) pay(ctx context.Context) error {
 	return l.adopt(out)
 }
 
+// settle pays what is owed, and opens the level where it is closed. Whoever calls it has the turn.
+func (l *L3) settle(ctx context.Context) error {
+	if l.open.Load() {
+		return l.pay(ctx)
+	}
+	if !l.isSetUp {
+		if err := l.setUp(ctx); err != nil {
+			return err
+		}
+	}
+	return l.reopen(ctx)
+}
+
 // changed raises versions in the database. It waits for that, but no longer than a statement should take; what is not raised by
 // then is owed, and until it is paid the level is closed. Writes that come together pay together.
+//
+// Also where the level is closed it is tried, for as long as a look may take: another process that cannot hear this one may have nothing to
+// go by but what the database says.
 func (l *L3) changed(marks []stamp) error {
 	l.mu.Lock()
 	for _, m := range marks {
 		l.owed[m.stripe] = max(l.owed[m.stripe], m.version)
 	}
-	open := l.open.Load()
 	l.mu.Unlock()
-	if !open {
-		return errOwed // begin pays
+	most := l3Time
+	if !l.open.Load() {
+		most = l.wait
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), l3Time)
+	ctx, cancel := context.WithTimeout(context.Background(), most)
 	paid := make(chan bool, 1)
 	go func() { // ends with its statement, which the database may drag out beyond its time
 		defer cancel()
@@ -315,7 +346,7 @@ func (l *L3) changed(marks []stamp) error {
 			return
 		}
 		defer l.unlock()
-		paid <- l.open.Load() && l.pay(ctx) == nil
+		paid <- l.settle(ctx) == nil
 	}()
 	select {
 	case ok := <-paid:

@@ -388,11 +388,20 @@ func TestL3WithoutItsDatabase(t *testing.T) {
 	if err := c.PurgeAll(); err == nil {
 		t.Error("that the database could not be told was not told")
 	}
+	// The next write tells it, as soon as it answers: who knows nothing but what the database says must not be left with what was before.
+	down.Store(false)
+	do(t, c, writing(1, false), db.write(1, 12))
+	level(t, start(t, p).Middleware(db.read), reading(1), mcp.CacheMiss, 0, "12")
+	if !c.l3.open.Load() {
+		t.Error("it is closed still")
+	}
+	down.Store(true)
+	do(t, c, writing(1, false), db.write(1, 13))
 	down.Store(false)
 	if err := c.l3.begin(t.Context()); err != nil || !c.l3.open.Load() {
 		t.Error(err)
 	}
-	level(t, start(t, p).Middleware(db.read), reading(1), mcp.CacheMiss, 0, "11")
+	level(t, start(t, p).Middleware(db.read), reading(1), mcp.CacheMiss, 0, "13")
 }
 
 // Versions that were raised while there was no such level, or by a cache that is gone, are the database's too before it is read.

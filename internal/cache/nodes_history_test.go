@@ -299,6 +299,9 @@ func nodesHistory(t *testing.T, seed uint64, what disturbance, planted bug, leng
 	}
 	wg.Wait()
 	if found := outdated(history, what.bound); found != "" {
+		for i, n := range nodes {
+			found += fmt.Sprintf("; node %d: %d failures of Redis, %d of the database", i, n.n2.of(Failed), n.n3.of(Failed))
+		}
 		return found
 	}
 	// When all has come to rest, all agree.
