@@ -73,7 +73,7 @@ func (g *generator) levels(ctx context.Context) (err error) {
 
 // l2Hits fills Redis from one server, and asks another, which keeps next to nothing in its process, for what is there.
 func (g *generator) l2Hits(ctx context.Context) error {
-	const rate, keys = 5000, 20_000
+	const rate, keys, fill = 5000, 20_000, 2000 // slower, so that every key gets there
 	redis, err := startRedis(ctx, g.m, "")
 	if err != nil {
 		return err
@@ -84,7 +84,7 @@ func (g *generator) l2Hits(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := g.ask(ctx, c, keys/rate*time.Second*11/10, rate, ids); err != nil {
+	if _, err := g.ask(ctx, c, keys/fill*time.Second*11/10, fill, ids); err != nil {
 		return err
 	}
 	c.stop()

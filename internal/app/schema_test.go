@@ -49,7 +49,7 @@ tools:
     name: t # needed
     source: db # needed
     description: d # needed
-    statement: SELECT :p # needed
+    statement: SELECT :p
     parameters:
       - description: p
         name: p # needed

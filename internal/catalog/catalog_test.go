@@ -377,3 +377,39 @@ func TestSignaturesAndVersions(t *testing.T) {
 		t.Error("describing again changes something")
 	}
 }
+
+// A tool of several statements gives one object, is described by it, and says which of its parts were cut.
+func TestStatements(t *testing.T) {
+	c := build(t, Definitions{Tools: []Tool{sqlTool("report", "", func(t *Tool) {
+		t.Annotations.ReadOnlyHint, t.MaxRows, t.Snapshot = true, 2, true
+		t.Statements = map[string]string{"one": "SELECT 1 AS v", "more": "SELECT id FROM n"}
+	})}}, database(t, "CREATE TABLE n (id INTEGER); INSERT INTO n VALUES (1), (2), (3)"))
+	if complete, refused := c.Describe(t.Context()); !complete || len(refused) > 0 {
+		t.Fatal(complete, refused)
+	}
+	listed := string(*c.tools[0].listed.Load())
+	const rows = `{"type":"object","properties":{"rows":{"type":"array","items":{"type":"object","properties":{"id":`
+	if !json.Valid([]byte(listed)) || !strings.Contains(listed, `"outputSchema":{"type":"object","properties":{"more":`+rows) || !strings.Contains(listed, `"required":["more","one"]`) {
+		t.Error(listed)
+	}
+	r, err := c.tools[0].run(t.Context(), &mcp.Call{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		StructuredContent map[string]struct {
+			Rows      []map[string]int
+			Truncated bool
+		}
+		Content []struct{ Text string }
+	}
+	if err := json.Unmarshal([]byte("{"+string(r.Fields)+"}"), &got); err != nil {
+		t.Fatal(err)
+	}
+	if s := got.StructuredContent; len(s) != 2 || len(s["more"].Rows) != 2 || !s["more"].Truncated || s["one"].Rows[0]["v"] != 1 || s["one"].Truncated {
+		t.Errorf("%s", r.Fields)
+	}
+	if len(got.Content) != 2 || !strings.HasPrefix(got.Content[1].Text, "The result was cut after 3 rows in all") {
+		t.Errorf("%+v", got.Content)
+	}
+}

@@ -16,7 +16,9 @@ type Tool struct {
 	Title         string            `yaml:"title" desc:"A name for people."`
 	Source        string            `yaml:"source" required:"true" desc:"One of sources: where the statement runs."`
 	Description   string            `yaml:"description" required:"true" desc:"What the tool does and when to use it; agents choose by it."`
-	Statement     string            `yaml:"statement" required:"true" expand:"none" desc:"One SQL statement with named parameters (:name). They are bound, never spliced into the text."`
+	Statement     string            `yaml:"statement" expand:"none" desc:"One SQL statement with named parameters (:name). They are bound, never spliced into the text."`
+	Statements    map[string]string `yaml:"statements" expand:"none" desc:"Instead of statement: several by name, which only read and run side by side, parallel_queries of the source at a time. The result has a member of that name for each."`
+	Snapshot      bool              `yaml:"snapshot" desc:"With statements: all of them read what was there at one moment. On SQLite they run one after the other then."`
 	Hints         map[string]string `yaml:"hints" desc:"Settings of PostgreSQL's planner for this statement alone, such as enable_seqscan: off or work_mem: 64MB."`
 	Parameters    []Parameter       `yaml:"parameters" desc:"The arguments of the tool, each used in the statement."`
 	Annotations   Annotations       `yaml:"annotations" desc:"Hints for clients. readOnlyHint: true makes the tool read-only, and that is enforced; without it the tool is a write."`

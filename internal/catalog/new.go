@@ -161,7 +161,7 @@ func (b *builder) compile(path, source string, spec sqldb.Spec) sqldb.Query {
 	if src.Source == nil {
 		return nil // its own fault has been told
 	}
-	if strings.TrimSpace(spec.Text) == "" {
+	if strings.TrimSpace(spec.Text) == "" && len(spec.Parts) == 0 {
 		b.fault(path+".statement", "is missing", "write one SQL statement")
 		return nil
 	}
@@ -173,9 +173,37 @@ func (b *builder) compile(path, source string, spec sqldb.Spec) sqldb.Query {
 	} else if err != nil {
 		b.fault(path+".statement", err.Error(), "mend the statement")
 	} else {
-		b.statements = append(b.statements, &statement{path: path + ".statement", source: source, query: q})
+		at := path + ".statement"
+		if len(spec.Parts) > 0 {
+			at += "s"
+		}
+		b.statements = append(b.statements, &statement{path: at, source: source, query: q})
 	}
 	return q
+}
+
+// mostParts bounds the statements of one tool.
+const mostParts = 32
+
+// parts gives `statements:` of a tool, in the order of their names.
+func (b *builder) parts(path string, t *Tool) (out []sqldb.Part) {
+	at := path + ".statements"
+	switch {
+	case len(t.Statements) > 0 && t.Statement != "":
+		b.fault(at, "are there beside statement", "keep one of the two")
+	case len(t.Statements) == 0 && t.Snapshot:
+		b.fault(path+".snapshot", "goes with statements: one alone reads what was there at one moment anyway", "remove it")
+	case len(t.Statements) > mostParts:
+		b.fault(at, fmt.Sprintf("are %d", len(t.Statements)), fmt.Sprintf("give %d at most", mostParts))
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.Statements)) {
+		if !parameterName.MatchString(name) {
+			b.fault(conf.Key(at, name), fmt.Sprintf("%q is no name of a statement", name), "use a letter or '_', then letters, digits and '_': it is a member of the result")
+		}
+		out = append(out, sqldb.Part{Name: name, Text: t.Statements[name]})
+	}
+	return out
 }
 
 func specParams(t *table) []sqldb.Param {
@@ -258,7 +286,7 @@ func (b *builder) tool(path string, d Tool) *tool {
 	if t.keyAt >= 0 {
 		params[t.keyAt].Unused = true
 	}
-	t.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: params, Mode: mode, Batch: b.batch(path, &d), Once: d.Idempotency != nil && mode == sqldb.ReadWrite,
+	t.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Parts: b.parts(path, &d), Snapshot: d.Snapshot && len(d.Statements) > 0, Params: params, Mode: mode, Batch: b.batch(path, &d), Once: d.Idempotency != nil && mode == sqldb.ReadWrite,
 		MaxRows: d.MaxRows, MaxBytes: int(d.MaxBytes), Timeout: d.Timeout.Std(), Hints: d.Hints})
 	if t.query != nil {
 		b.statements[len(b.statements)-1].tool = t
@@ -281,6 +309,10 @@ func (b *builder) batch(path string, t *Tool) *sqldb.Batch {
 	out := &sqldb.Batch{BatchingConfig: b.deps.Batching, By: slices.IndexFunc(t.Parameters, func(p Parameter) bool { return p.Name == t.Batch.By })}
 	if src := b.deps.Sources[t.Source].Source; src != nil && src.Dialect() != sqldb.PostgreSQL {
 		b.fault(path, "goes with PostgreSQL only: SQLite answers in this process, where there is no way to share", "remove it")
+		return nil
+	}
+	if len(t.Statements) > 0 {
+		b.fault(path, "goes with one statement only", "remove it, or make the statement that calls are to share a tool of its own")
 		return nil
 	}
 	if !t.Annotations.ReadOnlyHint {

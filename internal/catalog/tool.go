@@ -106,8 +106,7 @@ func (t *tool) execute(ctx context.Context, x *sqldb.Execution) (mcp.Result, err
 	out = append(out, '}')
 	if outcome.Truncated {
 		out = append(out, `,{"type":"text","text":`...)
-		out = mcp.AppendText(out, fmt.Sprintf("The result was cut after %d rows: it is bounded by %d rows (max_rows) and %s (max_bytes). Narrow the arguments to see the rest.",
-			outcome.Rows, t.MaxRows, byteText(int64(t.MaxBytes))))
+		out = mcp.AppendText(out, t.cut(outcome.Rows))
 		out = append(out, '}')
 	}
 	out = append(out, ']')
@@ -124,6 +123,15 @@ func (t *tool) execute(ctx context.Context, x *sqldb.Execution) (mcp.Result, err
 		r.Rows = mcp.RowsOne
 	}
 	return r, nil
+}
+
+// cut says that a result does not have all rows.
+func (t *tool) cut(rows int64) string {
+	if n := len(t.Statements); n > 0 {
+		return fmt.Sprintf("The result was cut after %d rows in all: each statement's is bounded by %d rows (max_rows) and the %dth part of %s (max_bytes), and says whether it was cut. Narrow the arguments to see the rest.",
+			rows, t.MaxRows, n, byteText(int64(t.MaxBytes)))
+	}
+	return fmt.Sprintf("The result was cut after %d rows: it is bounded by %d rows (max_rows) and %s (max_bytes). Narrow the arguments to see the rest.", rows, t.MaxRows, byteText(int64(t.MaxBytes)))
 }
 
 func byteText(n int64) string {
@@ -273,17 +281,30 @@ func outputSchema(columns []sqldb.Column) []byte {
 	if len(columns) == 0 {
 		return []byte(`{"type":"object","properties":{"rows_affected":{"type":"integer"}},"required":["rows_affected"]}`)
 	}
-	out := []byte(`{"type":"object","properties":{"rows":{"type":"array","items":{"type":"object","properties":{`)
+	if columns[0].Part == nil {
+		return rowsSchema(columns)
+	}
+	return objectSchema(columns, func(c sqldb.Column) []byte { return rowsSchema(c.Part) })
+}
+
+// rowsSchema is the schema of one statement's rows.
+func rowsSchema(columns []sqldb.Column) []byte {
+	out := append([]byte(`{"type":"object","properties":{"rows":{"type":"array","items":`), objectSchema(columns, func(c sqldb.Column) []byte { return c.Schema })...)
+	return append(out, `},"truncated":{"type":"boolean"}},"required":["rows"]}`...)
+}
+
+// objectSchema is the schema of an object with a member for each column.
+func objectSchema(columns []sqldb.Column, of func(sqldb.Column) []byte) []byte {
+	out := []byte(`{"type":"object","properties":{`)
 	names := make([]string, len(columns))
 	for i, c := range columns {
 		if i > 0 {
 			out = append(out, ',')
 		}
 		out = append(mcp.AppendText(out, c.Name), ':')
-		out = append(out, c.Schema...)
+		out = append(out, of(c)...)
 		names[i] = c.Name
 	}
 	list, _ := json.Marshal(names)
-	out = append(append(out, `},"required":`...), list...)
-	return append(out, `}},"truncated":{"type":"boolean"}},"required":["rows"]}`...)
+	return append(append(append(out, `},"required":`...), list...), '}')
 }

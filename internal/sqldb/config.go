@@ -14,6 +14,7 @@ type Config struct {
 	Postgres     *PostgresConfig   `yaml:"postgres" desc:"A PostgreSQL database. Excludes sqlite."`
 	Pool         PoolConfig        `yaml:"pool" desc:"Connections to the database."`
 	Writes       int               `yaml:"write_concurrency" desc:"How many writes run at a time; others wait before they take a connection from reads. SQLite has one writer."`
+	Parallel     int               `yaml:"parallel_queries" desc:"How many statements of one call run at a time, of a tool that has several."`
 	MaxLag       conf.Duration     `yaml:"max_lag" desc:"How far behind the primary a replica may be to take reads."`
 	Settings     map[string]string `yaml:"db_settings" desc:"Settings of PostgreSQL for each statement's transaction, such as app.tenant: $tenant for row-level security. $tenant and $subject stand for the caller's. What is read with $tenant is cached for one tenant at most, with $subject for one caller."`
 	QueryTimeout conf.Duration     `yaml:"query_timeout" desc:"How long one statement may take, waiting for a connection included. A tool's own timeout can only be shorter."`
@@ -56,6 +57,7 @@ func DefaultConfig() Config {
 	return Config{
 		Pool:         PoolConfig{Size: 50, Overflow: 10, Wait: conf.Duration(5 * time.Second), Lifetime: conf.Duration(time.Hour)},
 		Writes:       10,
+		Parallel:     4,
 		MaxLag:       conf.Duration(10 * time.Second),
 		QueryTimeout: conf.Duration(5 * time.Second),
 	}
@@ -113,6 +115,9 @@ func (c *Config) Validate() conf.Faults {
 	}
 	if c.Writes < 1 || c.Writes > maxPool {
 		add("write_concurrency", fmt.Sprintf("is %d", c.Writes), fmt.Sprintf("give 1 to %d", maxPool))
+	}
+	if c.Parallel < 1 || c.Parallel > maxPool {
+		add("parallel_queries", fmt.Sprintf("is %d", c.Parallel), fmt.Sprintf("give 1 to %d", maxPool))
 	}
 	if c.Pool.Wait <= 0 {
 		add("pool.wait", "is zero", "give a duration such as 5s")

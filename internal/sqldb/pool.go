@@ -155,6 +155,28 @@ func (p *pool[C]) get(ctx context.Context, deadline time.Time) (C, error) {
 	return p.getSlow(run)
 }
 
+// spare gives a connection as get does, unless the caller would have to wait for others. ok is false where there is none, or it cannot be
+// opened.
+func (p *pool[C]) spare(ctx context.Context, deadline time.Time) (c C, ok bool) {
+	run := lease{ctx: ctx, deadline: deadline}
+	p.mu.Lock()
+	switch {
+	case p.closed || len(p.waiters) > 0:
+	case p.idle > 0:
+		c, ok = p.takeIdle(), true
+		c.state().run = run
+		p.watch()
+	case p.mayOpen():
+		p.opening++
+		p.watch()
+		p.mu.Unlock()
+		c, err := p.openOne(run)
+		return c, err == nil
+	}
+	p.mu.Unlock()
+	return c, ok
+}
+
 // takeIdle takes the idle connection with the lowest slot. p.mu is locked.
 func (p *pool[C]) takeIdle() C {
 	for i, word := range p.free {

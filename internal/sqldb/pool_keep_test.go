@@ -242,7 +242,9 @@ func TestFiveHundredCallers(t *testing.T) {
 			var watch, wg sync.WaitGroup
 			most := 0
 			watch.Go(func() {
-				other, err := New("watch", Config{Postgres: s.cfg.Postgres, Pool: PoolConfig{Size: 1, Wait: conf.Duration(time.Minute)}, Writes: 1, MaxLag: conf.Duration(time.Second), QueryTimeout: conf.Duration(time.Minute)}, s.log)
+				cfg := DefaultConfig()
+				cfg.Postgres, cfg.Pool, cfg.QueryTimeout = s.cfg.Postgres, PoolConfig{Size: 1, Wait: conf.Duration(time.Minute)}, conf.Duration(time.Minute)
+				other, err := New("watch", cfg, s.log)
 				if err != nil {
 					t.Error(err)
 					return

@@ -150,6 +150,8 @@ const (
 	controlPosition
 	controlReplayed
 	controlBeginReplica
+	controlBeginSnapshot
+	controlExport
 	controlCount
 )
 
@@ -162,7 +164,8 @@ var controlSQL = [controlCount]string{
 	// Both servers can prepare both, and each runs its own.
 	controlPosition: "SELECT pg_catalog.pg_current_wal_insert_lsn()", controlReplayed: "SELECT pg_catalog.pg_last_wal_replay_lsn()",
 	// Whatever the default is: a replica has no other that is stricter, and the statement's snapshot must come after what is asked before it.
-	controlBeginReplica: "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ ONLY",
+	controlBeginReplica:  "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ ONLY",
+	controlBeginSnapshot: "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", controlExport: "SELECT pg_catalog.pg_export_snapshot()",
 }
 
 // controlNames are the names under which they are prepared.
@@ -342,6 +345,24 @@ func (c *pgConn) close() {
 
 // Compile implements Source. Statements of one text share their prepared statements, so that a reload adds none.
 func (s *postgresSource) Compile(spec Spec) (Query, error) {
+	switch {
+	case spec.Snapshot:
+		return newPgSnapshot(s, &spec)
+	case len(spec.Parts) > 0:
+		return newParts(&spec, dialectPostgres, s.cfg.Parallel, s.Compile)
+	}
+	return compiled(s.compileOne(spec))
+}
+
+// compiled keeps a query that is nil from becoming an interface that is not.
+func compiled[Q Query](q Q, err error) (Query, error) {
+	if err != nil {
+		return nil, err
+	}
+	return q, nil
+}
+
+func (s *postgresSource) compileOne(spec Spec) (*pgQuery, error) {
 	st, faults := parse(spec.Text, dialectPostgres, spec.Params, spec.Mode)
 	if err := append(faults, validateHints(spec.Hints)...).Err(); err != nil {
 		return nil, err

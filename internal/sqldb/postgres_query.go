@@ -47,6 +47,7 @@ const (
 	stateUndefinedTable      = "42P01"
 	stateCancelled           = "57014"
 	stateReadOnly            = "25006"
+	stateInvalidParameter    = "22023"
 	stateSerialization       = "40001"
 	stateDeadlock            = "40P01"
 )
@@ -310,11 +311,11 @@ var errBehind = errors.New("the replica is behind")
 // The messages are written and read one by one, since pgconn's batch allocates for each of its statements: 2 of 46 µs.
 func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution) ([]byte, Outcome, error) {
 	asks := x.after > c.replayed
-	commands := q.sendTransaction(c, st, x, asks)
+	queued := q.sendTransaction(c, st, x, asks)
 	if err := c.sync(); err != nil {
 		return dst, Outcome{}, err
 	}
-	out, outcome, err := q.reply(dst, c, st, x, commands, asks)
+	out, outcome, err := q.reply(dst, c, st, x, queued)
 	if errors.Is(err, errTooMany) {
 		return out, outcome, err
 	}
@@ -327,84 +328,83 @@ func (q *pgQuery) rows(dst []byte, c *pgConn, st *pgStmt, x *Execution) ([]byte,
 	return out, outcome, nil
 }
 
+// queued says what was queued for one statement.
+type queued struct {
+	commands  int
+	statement int  // its place among them, from 0
+	asked     bool // the second one asks a replica how far it has come
+	drained   bool // all rows are read, however many are beyond the bounds
+}
+
 // sendTransaction queues the statement, whose arguments have been bound, with what goes around it: the whole of a
-// read's transaction, or the beginning of a write's. It gives the number of commands. The arguments are the frontend's
-// then, until it has sent them; an idle connection is not to keep them alive.
+// read's transaction, or the beginning of a write's. The arguments are the frontend's then, until it has sent them; an idle
+// connection is not to keep them alive.
 //
 // replayed asks a replica before the statement, which takes its snapshot after that, how far it has come.
-func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt, x *Execution, replayed bool) (commands int) {
-	defer clear(c.values)
+func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt, x *Execution, replayed bool) (out queued) {
 	if q.spec.Mode == ReadWrite {
 		if x.Once == nil { // else claim has begun
 			c.send(controlNames[controlBeginWrite], nil, nil, 0)
-			commands = 1
+			out.commands = 1
 		}
-		commands += 1 + q.sendSettings(c, st, x)
-		c.send(st.description.Name, c.values, st.formats, q.fetch)
-		return commands
+		q.sendStatement(c, st, x, &out)
+		return out
 	}
 	begin := controlBeginRead
 	if !q.source.leads.Load() {
 		begin = controlBeginReplica
 	}
 	c.send(controlNames[begin], nil, nil, 0)
-	commands = 3
-	if replayed {
+	out.commands = 1
+	if out.asked = replayed; replayed {
 		c.send(controlNames[controlReplayed], nil, nil, 0)
-		commands++
+		out.commands++
 	}
-	commands += q.sendSettings(c, st, x)
-	c.send(st.description.Name, c.values, st.formats, q.fetch)
+	q.sendStatement(c, st, x, &out)
 	c.send(controlNames[controlRollback], nil, nil, 0)
+	out.commands++
 	if q.locks {
 		c.send(controlNames[controlUnlock], nil, nil, 0)
-		commands++
+		out.commands++
 	}
-	return commands
+	return out
 }
 
-// sendSettings queues what sets the statement's settings for its transaction. It gives the number of commands.
-func (q *pgQuery) sendSettings(c *pgConn, st *pgStmt, x *Execution) int {
-	if st.settings == "" {
-		return 0
+// sendStatement queues the statement behind what sets its settings for the transaction.
+func (q *pgQuery) sendStatement(c *pgConn, st *pgStmt, x *Execution, out *queued) {
+	if st.settings != "" {
+		c.send(st.settings, q.settings.of(x.Caller), nil, 0)
+		out.commands++
 	}
-	c.send(st.settings, q.settings.of(x.Caller), nil, 0)
-	return 1
+	out.statement = out.commands
+	c.send(st.description.Name, c.values, st.formats, q.fetch)
+	out.commands++
+	clear(c.values)
 }
 
 // reply reads what the server answers to sendTransaction. After an error from the server it has skipped all that was
 // sent before the next Sync; after any other the connection is abandoned.
-func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, commands int, asked bool) ([]byte, Outcome, error) {
+func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, queued queued) ([]byte, Outcome, error) {
 	r := beginRows(dst, q.spec.MaxRows, q.spec.MaxBytes)
 	q.beginEach(x.passengers)
 	var outcome Outcome
-	extra := 0     // rows beyond the bounds
-	statement := 1 // its place among the commands
-	if x.Once != nil {
-		statement = 0
-	}
-	behind := asked
-	if asked {
-		statement++
-	}
-	if st.settings != "" {
-		statement++
-	}
-	for done := 0; done < commands; {
+	extra := 0 // rows beyond the bounds
+	behind := queued.asked
+	for done := 0; done < queued.commands; {
 		message, err := c.receive()
 		if err != nil {
 			return dst, Outcome{}, err
 		}
 		switch m := message.(type) {
 		case *pgproto3.DataRow:
-			if done == 1 && asked {
+			if done == 1 && queued.asked {
 				lsn, err := parseLSN(m.Values[0])
 				if err == nil {
 					c.replayed = max(c.replayed, lsn)
 				}
 				behind = lsn < x.after
 			}
-			if done != statement || behind {
+			if done != queued.statement || behind {
 				continue
 			}
 			if x.passengers != nil {
@@ -412,7 +412,7 @@ func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, command
 				continue
 			}
 			if r.truncated || !r.beginRow() || !appendPgRow(&r, st, m.Values) {
-				if extra++; extra > drainRows && q.spec.Mode == ReadOnly {
+				if extra++; extra > drainRows && q.spec.Mode == ReadOnly && !queued.drained {
 					c.abandon()
 					return r.end(), Outcome{Rows: r.n, Truncated: true}, errTooMany
 				}
@@ -422,7 +422,7 @@ func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, command
 				x.Progress(r.n)
 			}
 		case *pgproto3.CommandComplete:
-			if done++; done == statement+1 && slices.Contains(changeVerbs, q.statement.verb) {
+			if done++; done == queued.statement+1 && slices.Contains(changeVerbs, q.statement.verb) {
 				outcome.Affected = pgconn.NewCommandTag(string(m.CommandTag)).RowsAffected()
 			}
 		case *pgproto3.EmptyQueryResponse, *pgproto3.PortalSuspended:
@@ -576,7 +576,7 @@ func (q *pgQuery) Describe(ctx context.Context) ([]Column, error) {
 	}
 	columns := make([]Column, len(st.columns))
 	for i, column := range st.columns {
-		columns[i] = Column{column.name, column.typ.schema()}
+		columns[i] = Column{Name: column.name, Schema: column.typ.schema()}
 	}
 	return columns, nil
 }

@@ -68,19 +68,19 @@ type ticket struct {
 
 // rider is a read on its way. It belongs to whoever reads its wake, until then to trips or to the leader of its trip.
 type rider struct {
-	q        *pgQuery
-	x        *Execution
-	st       *pgStmt
-	looks    int // of the watch, while it waits; trips.mu guards it
-	dst      []byte
-	outcome  Outcome
-	notices  []notice
-	size     int    // of notices, in bytes
-	dropped  int    // notices beyond their bound
-	commands int    // that were sent for it
-	ticket   ticket // of the trip that it is to lead
-	company  []*rider
-	wake     chan wake // of one
+	q       *pgQuery
+	x       *Execution
+	st      *pgStmt
+	looks   int // of the watch, while it waits; trips.mu guards it
+	dst     []byte
+	outcome Outcome
+	notices []notice
+	size    int    // of notices, in bytes
+	dropped int    // notices beyond their bound
+	queued  queued // what was sent for it
+	ticket  ticket // of the trip that it is to lead
+	company []*rider
+	wake    chan wake // of one
 }
 
 type notice struct{ severity, message string }
@@ -309,7 +309,7 @@ func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool, err
 		return false, nil
 	}
 	pool.share(c)
-	r.commands = q.sendTransaction(c, r.st, r.x, false)
+	r.queued = q.sendTransaction(c, r.st, r.x, false)
 	for i, other := range r.company {
 		// One whose statement this connection does not know yet, or whose arguments do not fit, runs alone.
 		if other.st = c.known(other.q); other.st == nil || other.x.after > c.replayed || other.q.bind(c, other.st, other.x.Args) != nil {
@@ -317,7 +317,7 @@ func (q *pgQuery) lead(ctx context.Context, r *rider, b *bounds) (done bool, err
 			other.wake <- wakeAlone
 			continue
 		}
-		other.commands = other.q.sendTransaction(c, other.st, other.x, false)
+		other.queued = other.q.sendTransaction(c, other.st, other.x, false)
 	}
 	if c.sync() != nil || !c.ride(r) {
 		broken = false // it has been mended, or abandoned
@@ -346,7 +346,7 @@ func (c *pgConn) ride(r *rider) bool {
 	if r.x.Notice != nil {
 		c.notice = r.note
 	}
-	out, outcome, err := r.q.reply(r.dst, c, r.st, r.x, r.commands, false)
+	out, outcome, err := r.q.reply(r.dst, c, r.st, r.x, r.queued)
 	if err == nil {
 		r.dst, r.outcome = out, outcome
 		return true

@@ -343,6 +343,9 @@ func (s *postgresSource) ask(ctx context.Context) (serverState, error) {
 
 // Compile implements Source: on each of the servers, since each may be the primary one day.
 func (r *replicated) Compile(spec Spec) (Query, error) {
+	if len(spec.Parts) > 0 && !spec.Snapshot {
+		return newParts(&spec, dialectPostgres, r.cfg.Parallel, r.Compile)
+	}
 	on := make([]Query, len(r.servers))
 	for i, o := range r.servers {
 		var err error
@@ -350,7 +353,14 @@ func (r *replicated) Compile(spec Spec) (Query, error) {
 			return nil, err
 		}
 	}
-	if q := on[0].(*pgQuery); spec.Mode == ReadWrite || q.locks { // locks are of the primary's sessions
+	locks := false
+	switch q := on[0].(type) {
+	case *pgQuery:
+		locks = q.locks
+	case *pgSnapshot:
+		locks = q.locks
+	}
+	if spec.Mode == ReadWrite || locks { // locks are of the primary's sessions
 		return &primaryQuery{r, on, spec.Mode == ReadWrite}, nil
 	}
 	return &routedQuery{r, on}, nil

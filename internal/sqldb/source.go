@@ -56,8 +56,12 @@ type Source interface {
 
 // Spec is one statement as the configuration has it.
 type Spec struct {
-	Name     string // of the tool, for errors and metrics
-	Text     string // with named parameters, :name
+	Name string // of the tool, for errors and metrics
+	Text string // with named parameters, :name
+	// Parts are the statements of a ReadOnly Spec, instead of Text, that run side by side and give one object, with a member for each.
+	// Snapshot has all of them read what was there at one moment.
+	Parts    []Part
+	Snapshot bool
 	Params   []Param
 	Mode     Mode
 	MaxRows  int // 0 for no bound
@@ -131,6 +135,8 @@ type Outcome struct {
 // Column is one column of a statement's rows.
 type Column struct {
 	Name string
+	// Part has, where the Query has several statements, the columns of the one of that name, which has no Schema then.
+	Part []Column
 	// Schema is the JSON Schema of its values, encoded; always allows null.
 	Schema []byte
 }

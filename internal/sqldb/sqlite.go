@@ -67,6 +67,16 @@ func (s *sqliteSource) open(mode Mode) (*sqliteConn, error) {
 // Compile implements Source. Statements of one text share their prepared statements, so that a reload adds none; those
 // that no tool uses any more stay prepared until the source is closed.
 func (s *sqliteSource) Compile(spec Spec) (Query, error) {
+	switch {
+	case spec.Snapshot:
+		return newSQLiteSnapshot(s, &spec)
+	case len(spec.Parts) > 0:
+		return newParts(&spec, dialectSQLite, s.cfg.Parallel, s.Compile)
+	}
+	return compiled(s.compileOne(spec))
+}
+
+func (s *sqliteSource) compileOne(spec Spec) (*sqliteQuery, error) {
 	st, faults := parse(spec.Text, dialectSQLite, spec.Params, spec.Mode)
 	if len(spec.Hints) > 0 {
 		faults = append(faults, conf.Fault{Path: "hints", Message: "are settings of PostgreSQL's planner", Fix: "write INDEXED BY and the index's name behind the table in the statement"})

@@ -136,6 +136,19 @@ func (c *sqliteConn) pragma(text string) (string, error) {
 	return stmt.ColumnText(0), nil
 }
 
+// transact runs BEGIN or ROLLBACK on a reader, which has neither prepared.
+func (c *sqliteConn) transact(text string) error {
+	c.own = true
+	defer func() { c.own = false }()
+	stmt, _, err := c.conn.PrepareTransient(text)
+	if err != nil {
+		return err
+	}
+	defer stmt.Finalize()
+	_, err = stmt.Step()
+	return err
+}
+
 // stop implements pooled.
 func (c *sqliteConn) stop() { close(c.interrupt) }
 

@@ -54,24 +54,31 @@ func (q *sqliteQuery) read(ctx context.Context, dst []byte, x *Execution) ([]byt
 	if err != nil {
 		return dst, Outcome{}, err
 	}
-	broken := false
+	broken := true // should this panic: the statement would stay in the middle of its rows
 	defer func() { pool.put(c, broken) }()
+	out, outcome, err := q.readOn(c, dst, x)
+	broken = isBroken(err)
+	if err != nil {
+		return dst, outcome, q.failure(ctx, pool.stopped(c), &b, err)
+	}
+	return out, outcome, nil
+}
 
+// readOn runs the statement on a connection.
+func (q *sqliteQuery) readOn(c *sqliteConn, dst []byte, x *Execution) ([]byte, Outcome, error) {
 	st, err := c.stmt(q)
 	if err != nil {
-		return dst, Outcome{}, q.failure(ctx, pool.stopped(c), &b, err)
+		return dst, Outcome{}, err
 	}
-	broken = true // should this panic: the statement would stay in the middle of its rows
 	large := q.bind(c, st.stmt, x.Args)
 	r := beginRows(dst, q.spec.MaxRows, q.spec.MaxBytes)
 	for {
 		row, err := c.step(st)
 		if err != nil {
-			broken = isBroken(err)
 			if large {
 				_ = st.stmt.ClearBindings()
 			}
-			return dst, Outcome{Rows: r.n}, q.failure(ctx, pool.stopped(c), &b, err)
+			return dst, Outcome{Rows: r.n}, err
 		}
 		if !row || !r.beginRow() || !c.appendRow(&r, st) {
 			break
@@ -84,7 +91,6 @@ func (q *sqliteQuery) read(ctx context.Context, dst []byte, x *Execution) ([]byt
 	if large {
 		_ = st.stmt.ClearBindings()
 	}
-	broken = false
 	return r.end(), Outcome{Rows: r.n, Truncated: r.truncated}, nil
 }
 
@@ -234,13 +240,16 @@ func (q *sqliteQuery) Describe(ctx context.Context) ([]Column, error) {
 	}
 	cols := make([]Column, len(st.cols))
 	for i, col := range st.cols {
-		cols[i] = Column{col.name, col.declared.schema()}
+		cols[i] = Column{Name: col.name, Schema: col.declared.schema()}
 	}
 	return cols, nil
 }
 
 // isBroken tells whether a connection is of no more use after err.
 func isBroken(err error) bool {
+	if err == nil {
+		return false
+	}
 	switch sqlite.ErrCode(err).ToPrimary() {
 	case sqlite.ResultCorrupt, sqlite.ResultNotADB, sqlite.ResultIOErr, sqlite.ResultCantOpen, sqlite.ResultNoMem:
 		return true
