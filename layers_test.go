@@ -34,6 +34,7 @@ var levels = map[string]int{
 	"internal/identity":  1,
 	"internal/hub":       1,
 	"internal/demo":      1,
+	"internal/advise":    2,
 	"internal/cache":     2,
 	"internal/outbox":    2,
 	"internal/session":   2,

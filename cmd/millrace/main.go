@@ -25,6 +25,7 @@ type commands struct {
 	Serve   serveCmd   `cmd:"" help:"Serve a configuration, or without one the demo."`
 	Call    callCmd    `cmd:"" help:"Call a tool of a running server."`
 	Check   checkCmd   `cmd:"" help:"Report every fault of a configuration."`
+	Advise  adviseCmd  `cmd:"" help:"Find the indexes that the statements of a configuration lack, and prove it. It creates nothing."`
 	Load    loadCmd    `cmd:"" help:"Measure an MCP server under load."`
 	Compare compareCmd `cmd:"" help:"Tell what changed between runs of 'millrace load'."`
 	Gate    gateCmd    `cmd:"" help:"Hold a run of 'millrace load' against limits."`

@@ -55,6 +55,7 @@ func Default() Config {
 type Loaded struct {
 	Config
 	Hash string // of the file's bytes
+	file string
 	doc  *conf.Document
 	told map[string]bool // the paths of what could not be read
 }
@@ -65,13 +66,19 @@ func (l *Loaded) Locate(faults conf.Faults) conf.Faults {
 	return l.doc.Locate(slices.DeleteFunc(faults, func(f conf.Fault) bool { return f.Path != "" && l.told[f.Path] }))
 }
 
+// Where says where in the file a key is: file, line and column.
+func (l *Loaded) Where(path string) string {
+	p := l.doc.Position(path)
+	return fmt.Sprintf("%s:%d:%d", l.file, p.Line, p.Column)
+}
+
 // Unread tells that there is something at path that could not be read.
 func (l *Loaded) Unread(path string) bool { return l.told[path] }
 
 // Load reads the file's bytes. lookup gives the environment. The faults are all that can be found without the catalog.
 func Load(file string, data []byte, lookup func(string) (string, bool)) (*Loaded, conf.Faults) {
 	doc, faults := conf.Parse(file, data, lookup)
-	l := &Loaded{Config: Default(), doc: doc}
+	l := &Loaded{Config: Default(), file: file, doc: doc}
 	sum := sha256.Sum256(data)
 	l.Hash = hex.EncodeToString(sum[:8])
 	if !doc.Read() {

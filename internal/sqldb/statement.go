@@ -46,6 +46,16 @@ var readPragmas = map[string]bool{
 	"page_count": false, "page_size": false, "freelist_count": false, "encoding": false,
 }
 
+// Translate gives a statement as the engine gets it, with $1… or ?1…, and for each of those the index in params.
+func Translate(d Dialect, text string, params []Param, mode Mode) (sql string, binds []int, err error) {
+	of := dialectSQLite
+	if d == PostgreSQL {
+		of = dialectPostgres
+	}
+	st, faults := parse(text, of, params, mode)
+	return st.sql, st.binds, faults.Err()
+}
+
 // parser collects what the tokens of one statement say.
 type parser struct {
 	scanner

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"os"
+	"time"
+
+	"millrace/internal/advise"
+	"millrace/internal/app"
+)
+
+type adviseCmd struct {
+	File       string        `arg:"" help:"The configuration file."`
+	SQL        bool          `help:"Print the SQL alone."`
+	JSON       bool          `help:"Print JSON."`
+	Server     string        `help:"The admin listener of a running server: what its tools have cost puts findings in order." placeholder:"URL"`
+	TokenFile  string        `help:"The file with its token." placeholder:"FILE"`
+	Statements int           `help:"How many of the costliest statements of pg_stat_statements that are not in the file are looked at too." default:"20"`
+	MaxCopy    int64         `help:"The largest SQLite file that is copied, in MiB." default:"1024"`
+	Timeout    time.Duration `help:"How long all of it may take." default:"10m"`
+}
+
+func (c *adviseCmd) Run() error {
+	if c.SQL && c.JSON {
+		return errors.New("say --sql or --json, not both")
+	}
+	ctx, stop := untilSignal()
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	var metrics []byte
+	if c.Server != "" {
+		server := adminFlags{Admin: c.Server, TokenFile: c.TokenFile}
+		var err error
+		if metrics, err = server.ask(ctx, http.MethodGet, "/metrics", nil); err != nil {
+			return err
+		}
+	}
+	r, err := app.Advise(ctx, c.File, metrics, advise.Options{MaxCopy: c.MaxCopy << 20, Statements: c.Statements})
+	switch {
+	case err != nil:
+		return err
+	case c.SQL:
+		return r.WriteSQL(os.Stdout)
+	case c.JSON:
+		e := json.NewEncoder(os.Stdout)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", "  ")
+		return e.Encode(r)
+	}
+	return r.WriteText(os.Stdout)
+}

@@ -1,0 +1,736 @@
+package advise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+
+	"millrace/internal/sqldb"
+)
+
+// How statements are timed on the copy.
+const (
+	timedRuns  = 3                      // of each set of values: the quickest counts
+	timedRows  = 1000                   // of a result, as max_rows is where nobody sets it
+	timedLimit = 20 * time.Second       // for one run
+	leastTime  = 200 * time.Microsecond // a statement that is quicker lacks nothing
+	mostTried  = 8                      // indexes that are built for one table of one statement
+)
+
+// copied is a copy of a SQLite file that indexes are built on, with two that have no rows: one tells which index the planner would take, the
+// other what the planner is asked for.
+type copied struct {
+	full, empty, spy *sqlite.Conn
+	seen             map[string]*access // by table: what the spy was asked for
+	tables           map[string]*table
+	samples          map[string][]string
+	stop             func()
+}
+
+// sqlite looks at the statements of a source on SQLite.
+func (r *Report) sqlite(ctx context.Context, src *Source, o Options) error {
+	path := src.Config.SQLite.Path
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if o.MaxCopy > 0 && info.Size() > o.MaxCopy {
+		r.note("source %s: %s has %d MiB and was not copied: allow it with --max-copy, and see that the folder for temporary files ($TMPDIR) has room", src.Name, path, info.Size()>>20)
+		return nil
+	}
+	c, err := newCopy(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer c.stop()
+	var built []*builtIndex
+	var looks []*timed
+	for i := range src.Statements {
+		st := &src.Statements[i]
+		l, err := c.look(ctx, st)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			r.note("%s: %s cannot be tried: %v", st.Where, st.Name, err)
+			continue
+		}
+		r.Looked++
+		if l == nil {
+			continue
+		}
+		looks = append(looks, l)
+		for range 3 { // one statement may lack several
+			better, err := c.improve(ctx, l)
+			if err != nil {
+				return err
+			}
+			if better == nil {
+				break
+			}
+			built = append(built, better)
+		}
+	}
+	return c.tell(ctx, r, src, looks, built)
+}
+
+// newCopy copies a file. What it holds of others' writes is as they had it at one moment.
+func newCopy(ctx context.Context, path string) (c *copied, err error) {
+	dir, err := os.MkdirTemp("", "millrace-advise-")
+	if err != nil {
+		return nil, err
+	}
+	c = &copied{seen: map[string]*access{}, tables: map[string]*table{}, samples: map[string][]string{}}
+	c.stop = func() {
+		for _, conn := range []*sqlite.Conn{c.full, c.empty, c.spy} {
+			if conn != nil {
+				_ = conn.Close()
+			}
+		}
+		_ = os.RemoveAll(dir)
+	}
+	defer func() {
+		if err != nil {
+			c.stop()
+		}
+	}()
+	original, err := sqlite.OpenConn(path, sqlite.OpenReadWrite)
+	if err != nil {
+		return nil, err
+	}
+	original.SetInterrupt(ctx.Done())
+	file := filepath.Join(dir, "copy.db")
+	err = sqlitex.Execute(original, "VACUUM INTO ?", &sqlitex.ExecOptions{Args: []any{file}})
+	if err = errors.Join(err, original.Close()); err != nil {
+		return nil, fmt.Errorf("copy the file: %w", err)
+	}
+	if c.full, err = sqlite.OpenConn(file, sqlite.OpenReadWrite); err != nil {
+		return nil, err
+	}
+	for _, pragma := range []string{"PRAGMA trusted_schema=0", "PRAGMA synchronous=off", "PRAGMA journal_mode=memory", "PRAGMA cache_size=-65536"} {
+		if err := sqlitex.ExecuteTransient(c.full, pragma, nil); err != nil {
+			return nil, err
+		}
+	}
+	if c.empty, err = sqlite.OpenConn(":memory:"); err != nil {
+		return nil, err
+	}
+	if c.spy, err = sqlite.OpenConn(":memory:"); err != nil {
+		return nil, err
+	}
+	return c, c.learn()
+}
+
+// texts gives a query's rows.
+func texts(conn *sqlite.Conn, query string, args ...any) (rows [][]string, err error) {
+	err = sqlitex.ExecuteTransient(conn, query, &sqlitex.ExecOptions{Args: args, ResultFunc: func(st *sqlite.Stmt) error {
+		row := make([]string, st.ColumnCount())
+		for i := range row {
+			row[i] = st.ColumnText(i)
+		}
+		rows = append(rows, row)
+		return nil
+	}})
+	return rows, err
+}
+
+func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
+
+// learn makes the tables of the copy in the databases without rows.
+func (c *copied) learn() error {
+	if err := c.spy.SetModule("millrace_spy", &sqlite.Module{Connect: c.connect, UseConnectAsCreate: true}); err != nil {
+		return err
+	}
+	objects, err := texts(c.full, "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND sql NOT LIKE 'CREATE VIRTUAL%' AND type IN ('table', 'index', 'view') ORDER BY type = 'view', type = 'index', rowid")
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		if err := sqlitex.ExecuteTransient(c.empty, o[2], nil); err != nil {
+			return fmt.Errorf("%s %s: %w", o[0], o[1], err)
+		}
+		switch o[0] {
+		case "view":
+			if err := sqlitex.ExecuteTransient(c.spy, o[2], nil); err != nil {
+				return fmt.Errorf("view %s: %w", o[1], err)
+			}
+		case "table":
+			t := &table{name: quote(o[1]), types: map[string]string{}, spread: map[string]float64{}}
+			n, err := texts(c.full, "SELECT count(*), (SELECT count(*) FROM pragma_index_list(?)) FROM "+t.name, o[1])
+			if err != nil {
+				return err
+			}
+			t.rows, _ = strconv.ParseFloat(n[0][0], 64)
+			t.indexes, _ = strconv.Atoi(n[0][1])
+			list, err := texts(c.full, `SELECT (SELECT group_concat(name, char(10)) FROM (SELECT name FROM pragma_index_info(l.name) ORDER BY seqno)) FROM pragma_index_list(?) AS l WHERE NOT partial`, o[1])
+			if err != nil {
+				return err
+			}
+			for _, row := range list {
+				var columns []string
+				for column := range strings.SplitSeq(row[0], "\n") {
+					columns = append(columns, quote(column))
+				}
+				t.have = append(t.have, columns)
+			}
+			c.tables[o[1]] = t
+			if err := sqlitex.ExecuteTransient(c.spy, "CREATE VIRTUAL TABLE "+t.name+" USING millrace_spy", nil); err != nil {
+				return fmt.Errorf("table %s: %w", o[1], err)
+			}
+		}
+	}
+	stats, err := texts(c.full, "SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_stat1'")
+	if err != nil || stats[0][0] == "0" {
+		return err
+	}
+	rows, err := texts(c.full, "SELECT tbl, idx, stat FROM sqlite_stat1")
+	if err != nil {
+		return err
+	}
+	if err := sqlitex.ExecuteTransient(c.empty, "ANALYZE", nil); err != nil { // makes the table
+		return err
+	}
+	for _, row := range rows {
+		if err := sqlitex.Execute(c.empty, "INSERT INTO sqlite_stat1 VALUES (?, nullif(?, ''), ?)", &sqlitex.ExecOptions{Args: []any{row[0], row[1], row[2]}}); err != nil {
+			return err
+		}
+	}
+	return sqlitex.ExecuteTransient(c.empty, "ANALYZE sqlite_schema", nil) // reads it
+}
+
+// plain gives the columns of an index alone.
+func plain(columns []string) (out []string) {
+	for _, c := range columns {
+		out = append(out, strings.TrimSuffix(strings.TrimSuffix(c, " DESC"), " COLLATE NOCASE"))
+	}
+	return out
+}
+
+// hasIndex tells whether an index that is there begins with the columns: one more could only be luck in measuring.
+func (t *table) hasIndex(columns []string) bool {
+	columns = plain(columns)
+	return slices.ContainsFunc(t.have, func(have []string) bool {
+		return len(have) >= len(columns) && slices.Equal(have[:len(columns)], columns)
+	})
+}
+
+// spyTable notes what the planner asks of a table.
+type spyTable struct {
+	c       *copied
+	name    string
+	columns []string
+}
+
+func (c *copied) connect(_ *sqlite.Conn, o *sqlite.VTableConnectOptions) (sqlite.VTable, *sqlite.VTableConfig, error) {
+	t := &spyTable{c: c, name: o.VTableName}
+	rows, err := texts(c.full, "SELECT name, type FROM pragma_table_xinfo(?)", o.VTableName)
+	if err != nil {
+		return nil, nil, err
+	}
+	declared := make([]string, len(rows))
+	for i, row := range rows {
+		t.columns = append(t.columns, row[0])
+		declared[i] = quote(row[0]) + " " + row[1]
+	}
+	return t, &sqlite.VTableConfig{Declaration: "CREATE TABLE x(" + strings.Join(declared, ", ") + ")", AllowIndirect: true}, nil
+}
+
+// BestIndex implements sqlite.VTable.
+func (t *spyTable) BestIndex(in *sqlite.IndexInputs) (*sqlite.IndexOutputs, error) {
+	a := t.c.seen[t.name]
+	if a == nil {
+		a = &access{relation: t.name}
+		t.c.seen[t.name] = a
+	}
+	for _, k := range in.Constraints {
+		if k.Column < 0 || k.Column >= len(t.columns) {
+			continue // the row's number
+		}
+		column := quote(t.columns[k.Column])
+		switch k.Op {
+		case sqlite.IndexConstraintEq, sqlite.IndexConstraintIs, sqlite.IndexConstraintIsNull:
+			add(&a.equal, column)
+		case sqlite.IndexConstraintGT, sqlite.IndexConstraintGE, sqlite.IndexConstraintLT, sqlite.IndexConstraintLE:
+			add(&a.ranged, column)
+		case sqlite.IndexConstraintLike:
+			add(&a.liked, column)
+		}
+	}
+	var sorted []string
+	for _, by := range in.OrderBy {
+		if by.Column < 0 || by.Column >= len(t.columns) {
+			break
+		}
+		column := quote(t.columns[by.Column])
+		if by.Desc {
+			column += " DESC"
+		}
+		sorted = append(sorted, column)
+	}
+	if len(sorted) > 0 && a.sorted == nil {
+		a.sorted = sorted
+	}
+	return &sqlite.IndexOutputs{EstimatedCost: 1e6}, nil
+}
+
+var errSpy = errors.New("a statement ran where it was only to be planned")
+
+// Open implements sqlite.VTable.
+func (t *spyTable) Open() (sqlite.VTableCursor, error) { return nil, errSpy }
+
+// Disconnect implements sqlite.VTable.
+func (t *spyTable) Disconnect() error { return nil }
+
+// Destroy implements sqlite.VTable.
+func (t *spyTable) Destroy() error { return nil }
+
+// Update implements sqlite.WritableVTable.
+func (t *spyTable) Update(sqlite.VTableUpdateParams) (int64, error) { return 0, errSpy }
+
+// DeleteRow implements sqlite.WritableVTable.
+func (t *spyTable) DeleteRow(sqlite.Value) error { return errSpy }
+
+// timed is one statement with values to try.
+type timed struct {
+	st     *Statement
+	sql    string
+	values [][]any // sets of them
+	asks   map[string]*access
+	first  time.Duration
+	latest time.Duration
+	steps  []string // of the plan
+}
+
+var words = regexp.MustCompile(`\w+`)
+
+// look times a statement as it is; nil for one that is quick enough, or inserts.
+func (c *copied) look(ctx context.Context, st *Statement) (*timed, error) {
+	own := make([]sqldb.Param, len(st.Params))
+	for i, p := range st.Params {
+		own[i] = p.Param
+		own[i].Unused = true
+	}
+	mode := sqldb.ReadOnly
+	if st.Writes {
+		mode = sqldb.ReadWrite
+	}
+	sql, params, err := sqldb.Translate(sqldb.SQLite, st.Text, own, mode)
+	if err != nil {
+		return nil, err
+	}
+	verb := strings.ToUpper(words.FindString(sql))
+	if verb == "INSERT" || verb == "REPLACE" || verb == "PRAGMA" || verb == "EXPLAIN" {
+		return nil, nil
+	}
+	l := &timed{st: st, sql: sql}
+	clear(c.seen)
+	spied, _, err := c.spy.PrepareTransient(sql)
+	if err != nil {
+		return nil, fmt.Errorf("it cannot be planned apart: %w", err)
+	}
+	_ = spied.Finalize()
+	l.asks = map[string]*access{}
+	for name, a := range c.seen {
+		l.asks[name] = a
+	}
+	if l.values, err = c.values(l, params); err != nil {
+		return nil, err
+	}
+	if l.first, err = c.time(ctx, l); err != nil {
+		return nil, err
+	}
+	l.latest = l.first
+	if l.first < leastTime {
+		return nil, nil
+	}
+	l.steps, err = steps(c.empty, sql)
+	return l, err
+}
+
+// steps gives the lines of a plan.
+func steps(conn *sqlite.Conn, sql string) (out []string, err error) {
+	stmt, _, err := conn.PrepareTransient("EXPLAIN QUERY PLAN " + sql)
+	if err != nil {
+		return nil, err
+	}
+	defer stmt.Finalize()
+	for {
+		if more, err := stmt.Step(); err != nil || !more {
+			return out, err
+		}
+		out = append(out, stmt.ColumnText(3))
+	}
+}
+
+// values gives sets of values to try a statement with.
+func (c *copied) values(l *timed, params []int) ([][]any, error) {
+	bound := make([]binding, len(params))
+	for i, n := range params {
+		bound[i] = bindingOf(l.st.Text, ":"+l.st.Params[n].Name)
+	}
+	at := places(bound)
+	sets := make([][]any, 0, 3)
+	for _, shift := range []float64{0, -0.2, 0.2} {
+		set := make([]any, len(params))
+		for i, n := range params {
+			p := l.st.Params[n]
+			var v any
+			var ok bool
+			if p.Example != "" {
+				v, ok = p.Example, true
+			} else if bound[i].column != "" {
+				place := at[i]
+				if place == 0.5 {
+					place += shift
+				}
+				var err error
+				if v, ok, err = c.sample(l, bound[i].column, place); err != nil {
+					return nil, err
+				}
+				if text, isText := v.(string); isText && strings.HasSuffix(bound[i].operator, "LIKE") && len(text) > 3 {
+					v = text[:3]
+				}
+			}
+			switch {
+			case ok && p.Type == "array":
+				v = fmt.Sprintf("[%s]", strconv.Quote(fmt.Sprint(v)))
+			case ok:
+			case bound[i].operator == "LIMIT":
+				v = 10
+			case bound[i].operator == "OFFSET":
+				v = 0
+			default:
+				v = map[string]any{"integer": 1, "number": 1.0, "boolean": 1, "string": "a", "object": "{}", "array": "[]"}[p.Type]
+			}
+			set[i] = v
+		}
+		sets = append(sets, set)
+	}
+	return sets, nil
+}
+
+// sample gives a value of a column of one of the statement's tables.
+func (c *copied) sample(l *timed, column string, place float64) (any, bool, error) {
+	for _, name := range slices.Sorted(maps.Keys(c.tables)) {
+		t := c.tables[name]
+		if l.asks[name] == nil || t.rows == 0 {
+			continue
+		}
+		var v any
+		ok := false
+		err := sqlitex.ExecuteTransient(c.full, fmt.Sprintf("SELECT %[1]s FROM %[2]s WHERE %[1]s IS NOT NULL ORDER BY 1 LIMIT 1 OFFSET (SELECT CAST(count(%[1]s) * %.2[3]f AS integer) FROM %[2]s)", quote(column), t.name, place),
+			&sqlitex.ExecOptions{ResultFunc: func(st *sqlite.Stmt) error {
+				switch ok = true; st.ColumnType(0) {
+				case sqlite.TypeInteger:
+					v = st.ColumnInt64(0)
+				case sqlite.TypeFloat:
+					v = st.ColumnFloat(0)
+				default:
+					v = st.ColumnText(0)
+				}
+				return nil
+			}})
+		if ok || err == nil && c.has(name, column) {
+			return v, ok, err
+		}
+	}
+	return nil, false, nil
+}
+
+func (c *copied) has(table, column string) bool {
+	rows, err := texts(c.full, "SELECT 1 FROM pragma_table_xinfo(?) WHERE lower(name) = lower(?)", table, column)
+	return err == nil && len(rows) > 0
+}
+
+// time runs a statement with all its values on the copy, and gives how long they take together at best. What it writes is taken back.
+func (c *copied) time(ctx context.Context, l *timed) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, timedLimit)
+	defer cancel()
+	c.full.SetInterrupt(ctx.Done())
+	defer c.full.SetInterrupt(nil)
+	stmt, _, err := c.full.PrepareTransient(l.sql)
+	if err != nil {
+		return 0, err
+	}
+	defer stmt.Finalize()
+	all := time.Duration(0)
+	for _, set := range l.values {
+		best := time.Duration(0)
+		for range timedRuns {
+			took, err := c.once(stmt, set)
+			if err != nil {
+				if ctx.Err() != nil {
+					return 0, fmt.Errorf("it takes longer than %s", timedLimit)
+				}
+				return 0, err
+			}
+			if best == 0 || took < best {
+				best = took
+			}
+		}
+		all += best
+	}
+	return all / time.Duration(len(l.values)), nil
+}
+
+func (c *copied) once(stmt *sqlite.Stmt, set []any) (took time.Duration, err error) {
+	for i, v := range set {
+		switch v := v.(type) {
+		case int:
+			stmt.BindInt64(i+1, int64(v))
+		case int64:
+			stmt.BindInt64(i+1, v)
+		case float64:
+			stmt.BindFloat(i+1, v)
+		case string:
+			stmt.BindText(i+1, v)
+		default:
+			stmt.BindNull(i + 1)
+		}
+	}
+	if err := sqlitex.ExecuteTransient(c.full, "SAVEPOINT millrace_advise", nil); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	for rows := 0; rows < timedRows; rows++ {
+		var more bool
+		if more, err = stmt.Step(); err != nil || !more {
+			break
+		}
+	}
+	took = time.Since(began)
+	err = errors.Join(err, stmt.Reset())
+	return took, errors.Join(err, sqlitex.ExecuteTransient(c.full, "ROLLBACK TO millrace_advise", nil), sqlitex.ExecuteTransient(c.full, "RELEASE millrace_advise", nil))
+}
+
+// builtIndex is an index on the copy.
+type builtIndex struct {
+	candidate
+	name  string
+	size  int64
+	took  time.Duration // to build
+	kinds []string
+	whats map[*timed]string
+}
+
+// build builds an index in a database of the copy.
+func build(conn *sqlite.Conn, name string, c candidate) error {
+	return sqlitex.ExecuteTransient(conn, "CREATE INDEX "+quote(name)+" ON "+c.definition(), nil)
+}
+
+func drop(conn *sqlite.Conn, name string) error {
+	return sqlitex.ExecuteTransient(conn, "DROP INDEX "+quote(name), nil)
+}
+
+// trial is the name of an index that is tried.
+const trial = "millrace_advise_trial"
+
+// improve finds the index that helps a statement most, and leaves it on the copy; nil for none.
+func (c *copied) improve(ctx context.Context, l *timed) (*builtIndex, error) {
+	var best *candidate
+	bestTime := time.Duration(0)
+	for _, name := range slices.Sorted(maps.Keys(l.asks)) {
+		a, t := l.asks[name], c.tables[name]
+		if t == nil || t.rows < leastRows {
+			continue
+		}
+		if err := c.spreadOf(t, append(slices.Clone(a.equal), a.ranged...)); err != nil {
+			return nil, err
+		}
+		tried := 0
+		for _, set := range a.candidates(t, func(string) string { return "COLLATE NOCASE" }) {
+			if len(set) != 1 || tried == mostTried || t.hasIndex(set[0].columns) {
+				continue // of OR each arm has been tried alone
+			}
+			taken, err := c.wouldTake(l, set[0])
+			if err != nil {
+				return nil, err
+			}
+			if !taken {
+				continue
+			}
+			tried++
+			if err := build(c.full, trial, set[0]); err != nil {
+				return nil, err
+			}
+			took, err := c.time(ctx, l)
+			if err := errors.Join(err, drop(c.full, trial)); err != nil {
+				return nil, err
+			}
+			limit := time.Duration(leastGain * float64(l.latest))
+			if best != nil {
+				limit = bestTime * 8 / 10 // a wider one must be worth it, and beyond what measuring errs by
+			}
+			if took <= limit {
+				best, bestTime = &set[0], took
+			}
+		}
+	}
+	if best == nil {
+		return nil, nil
+	}
+	b := &builtIndex{candidate: *best, name: indexName(strings.Trim(best.table.name, `"`), best.columns), whats: map[*timed]string{}}
+	before, err := c.pages()
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	if err := build(c.full, b.name, *best); err != nil {
+		return nil, err
+	}
+	b.took = time.Since(began)
+	after, err := c.pages()
+	if err != nil {
+		return nil, err
+	}
+	b.size = after - before
+	if err := build(c.empty, b.name, *best); err != nil {
+		return nil, err
+	}
+	best.table.have = append(best.table.have, plain(best.columns))
+	b.kinds, b.whats[l] = l.describe(best)
+	with, err := steps(c.empty, l.sql)
+	if err != nil {
+		return nil, err
+	}
+	if l.sorts(l.steps) && !l.sorts(with) {
+		if len(b.kinds) > 0 && slices.Contains(l.asks[strings.Trim(best.table.name, `"`)].sorted, best.columns[0]) {
+			b.kinds = nil
+		}
+		b.kinds = append(b.kinds, sorting)
+	}
+	l.steps, l.latest = with, bestTime
+	return b, nil
+}
+
+// wouldTake tells whether the planner would take an index.
+func (c *copied) wouldTake(l *timed, index candidate) (bool, error) {
+	if err := build(c.empty, trial, index); err != nil {
+		return false, err
+	}
+	lines, err := steps(c.empty, l.sql)
+	err = errors.Join(err, drop(c.empty, trial))
+	return slices.ContainsFunc(lines, func(s string) bool { return strings.Contains(s, trial) }), err
+}
+
+// pages gives how many bytes of the copy are in use.
+func (c *copied) pages() (int64, error) {
+	rows, err := texts(c.full, "SELECT (SELECT page_count FROM pragma_page_count) - (SELECT freelist_count FROM pragma_freelist_count), (SELECT page_size FROM pragma_page_size)")
+	if err != nil {
+		return 0, err
+	}
+	n, _ := strconv.ParseInt(rows[0][0], 10, 64)
+	size, _ := strconv.ParseInt(rows[0][1], 10, 64)
+	return n * size, nil
+}
+
+// spreadOf learns about how many different values columns have.
+func (c *copied) spreadOf(t *table, columns []string) error {
+	for _, column := range columns {
+		if _, ok := t.spread[column]; ok {
+			continue
+		}
+		rows, err := texts(c.full, fmt.Sprintf("SELECT count(DISTINCT v) FROM (SELECT %s AS v FROM %s LIMIT 10000)", column, t.name))
+		if err != nil {
+			return err
+		}
+		t.spread[column], _ = strconv.ParseFloat(rows[0][0], 64)
+	}
+	return nil
+}
+
+func (l *timed) sorts(steps []string) bool {
+	return slices.ContainsFunc(steps, func(s string) bool { return strings.Contains(s, "TEMP B-TREE FOR ") })
+}
+
+// describe says what an index mends, and what happens without it. The plan calls a table by its alias.
+func (l *timed) describe(c *candidate) (kinds []string, what string) {
+	name := strings.Trim(c.table.name, `"`)
+	called := func(s string) bool { // the step is of this table
+		f := strings.Fields(s)
+		if len(f) < 2 || f[0] != "SCAN" && f[0] != "SEARCH" {
+			return false
+		}
+		return strings.EqualFold(f[1], name) || regexp.MustCompile(`(?i)\b`+regexp.QuoteMeta(name)+`"?\s+(?:AS\s+)?"?`+regexp.QuoteMeta(f[1])+`\b`).MatchString(l.sql)
+	}
+	loops := 0
+	for _, s := range l.steps {
+		isLoop := strings.HasPrefix(s, "SCAN ") || strings.HasPrefix(s, "SEARCH ")
+		if called(s) {
+			switch {
+			case strings.Contains(s, "AUTOMATIC"):
+				return []string{joining}, fmt.Sprintf("each call builds an index of all %s rows of %s to join them", count(c.table.rows), name)
+			case strings.HasPrefix(s, "SCAN ") && loops > 0:
+				return []string{joining}, fmt.Sprintf("all %s rows of %s are read to join them", count(c.table.rows), name)
+			case strings.HasPrefix(s, "SCAN "):
+				return []string{fullScan}, fmt.Sprintf("all %s rows of %s are read", count(c.table.rows), name)
+			}
+		}
+		if isLoop {
+			loops++
+		}
+	}
+	return nil, more(name)
+}
+
+// tell makes findings of the indexes that are needed.
+func (c *copied) tell(ctx context.Context, r *Report, src *Source, looks []*timed, built []*builtIndex) error {
+	slices.SortStableFunc(built, func(a, b *builtIndex) int { return len(a.columns) - len(b.columns) })
+	for i, b := range built { // one whose columns are the first ones of another is not needed beside that
+		if slices.ContainsFunc(built[i+1:], func(o *builtIndex) bool {
+			return o.table == b.table && len(o.columns) > len(b.columns) && slices.Equal(o.columns[:len(b.columns)], b.columns)
+		}) {
+			if err := errors.Join(drop(c.full, b.name), drop(c.empty, b.name)); err != nil {
+				return err
+			}
+			built[i] = nil
+		}
+	}
+	plans := map[*timed][]string{}
+	for _, l := range looks {
+		var err error
+		if l.latest, err = c.time(ctx, l); err != nil {
+			return err
+		}
+		if plans[l], err = steps(c.empty, l.sql); err != nil {
+			return err
+		}
+	}
+	for _, b := range built {
+		if b == nil {
+			continue
+		}
+		f := Finding{Source: src.Name, Table: b.table.name, Kinds: b.kinds, Proof: "copy", Unit: "ms", Rows: int64(b.table.rows), Size: b.size, definition: b.definition(),
+			SQL: "CREATE INDEX " + b.name + " ON " + b.definition() + ";",
+			Writes: fmt.Sprintf("each insert, each delete and each update of these columns has one more index to keep: the table has %d now; building it took %s, %.1f µs a row",
+				b.table.indexes, b.took.Round(time.Millisecond), float64(b.took.Nanoseconds())/1000/b.table.rows)}
+		for _, l := range looks {
+			if l.latest > time.Duration(leastGain*float64(l.first)) || !slices.ContainsFunc(plans[l], func(s string) bool { return strings.Contains(s+" ", " "+b.name+" ") }) {
+				continue
+			}
+			what := b.whats[l]
+			if what == "" {
+				_, what = l.describe(&b.candidate)
+			}
+			f.Gains = append(f.Gains, Gain{Name: l.st.Name, Where: l.st.Where, What: what, Before: l.first.Seconds() * 1000, After: l.latest.Seconds() * 1000, Calls: l.st.Calls, Seconds: l.st.Seconds})
+		}
+		if len(f.Gains) > 0 {
+			if len(f.Kinds) == 0 {
+				f.Kinds = []string{fullScan}
+			}
+			r.add(f)
+		}
+	}
+	return nil
+}
