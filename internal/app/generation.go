@@ -260,6 +260,15 @@ type heldCache struct {
 // Has tells whether the generation serves a target of that name.
 func (h heldCache) Has(target string) bool { return slices.Contains(h.g.targets, target) }
 
+// Purge makes void the results of tags, and of targets by name: with those that a tool shares, the others' too.
+func (h heldCache) Purge(tags, targets []string) error {
+	kept := make([]string, len(targets))
+	for i, name := range targets {
+		kept[i] = h.g.Kept(name)
+	}
+	return h.Cache.Purge(tags, kept)
+}
+
 func (a *App) held() admin.Cache {
 	g := a.current.Load()
 	return heldCache{g.cache, g}

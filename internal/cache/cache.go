@@ -263,7 +263,7 @@ func (c *Cache) mayServe(e *Entry) bool {
 // tagsOf gives all tags of a call's result: those of its policy, its target, and the one that all have. What other processes can
 // change unheard has one more.
 func (c *Cache) tagsOf(call *mcp.Call) []string {
-	tags := []string{everything, targetTag(call.Target)}
+	tags := []string{everything, targetTag(call.Kept())}
 	if call.Policy.Tags != nil {
 		tags = append(tags, call.Policy.Tags(call.Args)...)
 	}
@@ -425,7 +425,7 @@ func isMissing(err error) bool {
 // entryOf makes the entry of a result.
 func entryOf(call *mcp.Call, r mcp.Result, born time.Time, cost time.Duration) *Entry {
 	p := call.Policy
-	return &Entry{Result: r, Key: string(call.Key()), Target: call.Target, Args: call.KeyArgs(), Born: born, TTL: p.TTL, Cost: cost,
+	return &Entry{Result: r, Key: string(call.Key()), Target: call.Kept(), Args: call.KeyArgs(), Born: born, TTL: p.TTL, Cost: cost,
 		StaleRevalidate: p.StaleRevalidate, StaleError: p.StaleError}
 }
 

@@ -60,7 +60,13 @@ func TestDebtsOutliveAReload(t *testing.T) {
 	ways[0].rejoin()
 	polltest.Until(t, "way back", next.l2.open)
 	want(t, next.Middleware(db.read), reading(1), mcp.CacheMiss, "11")
-	want(t, b.Middleware(db.read), reading(1), mcp.CacheHit, "11")
+	polltest.Until(t, "hit of what is true", func() bool { // a busy machine may cost a lease again, and the first look with it
+		r, err := b.Middleware(db.read)(t.Context(), reading(1))
+		if err != nil || string(r.Fields) != "11" {
+			t.Fatalf("%s %q, %v", r.Cache.Status, r.Fields, err)
+		}
+		return r.Cache.Status == mcp.CacheHit
+	})
 }
 
 // After an outage of all nodes none reads what another could not say was void: who is back first waits for the others.

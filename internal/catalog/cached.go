@@ -84,12 +84,70 @@ func fill(tags []phrase, args []mcp.Value) []string {
 
 // rowTag is the tag of the row that a tool reads for its arguments. No tag of a file begins with its first byte.
 func (t *tool) rowTag(args []mcp.Value) string {
-	tag := append([]byte("\x00row\x00"), t.Name...)
+	tag := append([]byte("\x00row\x00"), t.kept()...)
 	tag = append(tag, 0)
 	for _, v := range args[:len(t.table.params)] {
 		tag = v.AppendKey(tag)
 	}
 	return string(tag)
+}
+
+// kept is the name under which the tool's results are kept.
+func (t *tool) kept() string {
+	if t.policy.Share != "" {
+		return t.policy.Share
+	}
+	return t.Name
+}
+
+// sharePrefix stands before the name of a query whose results tools share. No tool's name has a colon.
+const sharePrefix = "query:"
+
+// share lets a tool keep its results with others that ask the same, `cache: {query: NAME}`. It is called when the tool's policy is complete.
+func (b *builder) share(t *tool) {
+	if t.Cache == nil || t.Cache.Query == "" {
+		return
+	}
+	path := t.path + ".cache.query"
+	if !toolName.MatchString(t.Cache.Query) {
+		b.fault(path, fmt.Sprintf("%q is no name", t.Cache.Query), "use letters, digits, '_', '-' and '.', at most 128")
+		return
+	}
+	if t.policy.Share = sharePrefix + t.Cache.Query; !t.policy.Cacheable {
+		return
+	}
+	first := b.shared[t.policy.Share]
+	if first == nil {
+		b.shared[t.policy.Share] = t
+		return
+	}
+	if key := t.differs(first); key != "" {
+		b.fault(path, fmt.Sprintf("tool %q keeps its results under %q too, and they differ in %s", first.Name, t.Cache.Query, key), "make them the same, or give this tool another name here")
+	}
+}
+
+// asked is what a result rests on, of the file: tools that share results have the same of it.
+func (t *tool) asked() []any {
+	type param struct{ name, typ string }
+	params := make([]param, len(t.Parameters))
+	for i := range params {
+		params[i] = param{t.Parameters[i].Name, t.Parameters[i].Type}
+	}
+	policy := t.policy
+	return []any{"source", t.Source, "statement", t.Statement, "statements", t.Statements, "snapshot", t.Snapshot, "hints", t.Hints, "parameters", fmt.Sprint(params), "max_rows", t.MaxRows, "max_bytes", t.MaxBytes,
+		"cache.scope", policy.Scope, "cache.ttl", policy.TTL, "cache.tags", t.Cache.Tags, "cache.negative_ttl", policy.Negative,
+		"cache.stale_while_revalidate", policy.StaleRevalidate, "cache.stale_if_error", policy.StaleError}
+}
+
+// differs gives the key of the file in which two tools' results would not be the same; "" for none.
+func (t *tool) differs(o *tool) string {
+	own, theirs := t.asked(), o.asked()
+	for i := 1; i < len(own); i += 2 {
+		if fmt.Sprintf("%#v", own[i]) != fmt.Sprintf("%#v", theirs[i]) {
+			return own[i-1].(string)
+		}
+	}
+	return ""
 }
 
 // changes compiles `invalidates:` and `writes:` of a tool, when every tool and resource is known.

@@ -27,6 +27,7 @@ type Catalog struct {
 	templates []*resource
 	prompts   map[string]*prompt
 
+	shared     map[string]*tool // the first of those that share results, by the name that they are kept under
 	statements []*statement
 	events     []*rowEvent
 
@@ -241,10 +242,22 @@ func sorted(entries []entry) []entry {
 	return entries
 }
 
+// Kept is the name under which the results of a tool or resource are kept.
+func (c *Catalog) Kept(target string) string {
+	if t := c.views[""].tools[target]; t != nil {
+		return t.kept()
+	}
+	return target
+}
+
 // Recall gives the call of a tool or resource by what a key holds of it, without a caller: to make it again. It is nil for a
 // target that is not served in this version.
 func (c *Catalog) Recall(target string, version [16]byte, args []mcp.Value) *mcp.Call {
-	if t := c.views[""].tools[target]; t != nil && t.version == version && len(args) == len(t.table.params) {
+	t := c.views[""].tools[target]
+	if t == nil {
+		t = c.shared[target]
+	}
+	if t != nil && t.version == version && len(args) == len(t.table.params) {
 		return &mcp.Call{Target: t.Name, Version: version, Policy: &t.policy, Meter: t.meter, Invoke: t.invoke, Args: args}
 	}
 	again := func(r *resource) *mcp.Call {

@@ -56,6 +56,8 @@ type CachePolicy struct {
 	Scope string         `yaml:"scope" enum:"private,tenant,public" desc:"Who shares a result: one caller, one tenant's callers of equal scopes, or everybody who may call."`
 	Tags  []string       `yaml:"tags" expand:"none" desc:"What a result rests on, with {parameters}, like city:{id}: a write that names it in invalidates makes the result void. One that is null stands for nothing."`
 
+	Query string `yaml:"query" desc:"A name under which tools of one statement share their results: all that say it have the same source, statement, parameters, bounds and cache."`
+
 	StaleWhileRevalidate conf.Duration  `yaml:"stale_while_revalidate" desc:"How long beyond its ttl a result is served while a new one is fetched, once, behind it. Never after a write has made it void."`
 	StaleIfError         conf.Duration  `yaml:"stale_if_error" desc:"How long beyond its ttl a result is served where the database is down, slow or overloaded. Never after a write has made it void."`
 	NegativeTTL          *conf.Duration `yaml:"negative_ttl" desc:"How long a result without a row is fresh, at most the ttl; 5s where it is absent, 0s keeps none."`

@@ -53,8 +53,9 @@ var (
 type builder struct {
 	deps       Deps
 	faults     conf.Faults
-	statements []*statement    // those that compiled
-	tagged     map[string]bool // skeletons of the tags of cached results
+	statements []*statement     // those that compiled
+	tagged     map[string]bool  // skeletons of the tags of cached results
+	shared     map[string]*tool // the first of those that share results, by the name that they are kept under
 }
 
 func (b *builder) fault(path, message, fix string) {
@@ -63,7 +64,7 @@ func (b *builder) fault(path, message, fix string) {
 
 // New compiles the definitions. It connects to nothing. After faults the catalog is good for Check alone.
 func New(d Definitions, deps Deps) (*Catalog, conf.Faults) {
-	b := &builder{deps: deps, tagged: map[string]bool{}}
+	b := &builder{deps: deps, tagged: map[string]bool{}, shared: map[string]*tool{}}
 	c := &Catalog{
 		views: map[string]*view{"": {isWhole: true, tools: map[string]*tool{}}},
 		fixed: map[string]*resource{}, prompts: map[string]*prompt{},
@@ -101,6 +102,16 @@ func New(d Definitions, deps Deps) (*Catalog, conf.Faults) {
 		b.updates(t, resources)
 		b.changes(t, all.tools)
 	}
+	for _, t := range c.tools { // what one of those that share can have changed, all can
+		if first := b.shared[t.policy.Share]; first != nil {
+			first.policy.Mutable = first.policy.Mutable || t.policy.Mutable
+		}
+	}
+	for _, t := range c.tools {
+		if first := b.shared[t.policy.Share]; first != nil {
+			t.policy.Mutable = first.policy.Mutable
+		}
+	}
 	for i := range d.Events {
 		c.events = append(c.events, b.event(fmt.Sprintf("events[%d]", i), &d.Events[i], resources))
 	}
@@ -132,7 +143,7 @@ func New(d Definitions, deps Deps) (*Catalog, conf.Faults) {
 		c.views[name] = v
 		c.lists(v, tools, nil)
 	}
-	c.statements = b.statements
+	c.statements, c.shared = b.statements, b.shared
 	if len(b.faults) > 0 {
 		return c, b.faults
 	}
@@ -292,6 +303,9 @@ func (b *builder) tool(path string, d Tool) *tool {
 		b.statements[len(b.statements)-1].tool = t
 	}
 	t.version = b.version(path, []any{d, t.policy.TTL}, d.Source)
+	if b.share(t); t.policy.Share != "" {
+		t.version = b.version(path, append([]any{t.policy.Share}, t.asked()...), d.Source)
+	}
 	line, err := t.line(nil, false)
 	if err != nil {
 		b.fault(path, err.Error(), "use plain values in schemas")
@@ -371,6 +385,9 @@ func (b *builder) resource(path string, d Resource) *resource {
 	b.faults = append(b.faults, faults...)
 	r.policy = mcp.Policy{Timeout: d.Timeout.Std(), MaxBytes: int(d.MaxBytes)}
 	b.cachePolicy(&r.policy, path+".cache", d.Source, d.Cache, r.table.params)
+	if d.Cache != nil && d.Cache.Query != "" {
+		b.fault(path+".cache.query", "goes with tools only: a resource's content has a form of its own", "remove it")
+	}
 	r.hints = &mcp.Hints{TTL: r.policy.TTL, Scope: r.policy.Scope}
 	if len(d.RequireScopes) > 0 { // a shared cache on the way does not ask for scopes, as ours does
 		r.hints.Scope = mcp.ScopePrivate

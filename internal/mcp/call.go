@@ -25,6 +25,9 @@ type Policy struct {
 	StaleRevalidate, StaleError time.Duration
 	// Negative is the TTL of a result that found nothing, where that is shorter.
 	Negative time.Duration
+	// Share is the name under which results are kept where several targets share them; "" for the target's own. Those that share one have
+	// one Version.
+	Share string
 	// Tags gives what a result rests on, for changes to name; nil for nothing.
 	Tags func(args []Value) []string
 	// Mutable tells that others say when what a result rests on changes: it is not known by time alone.
@@ -90,15 +93,23 @@ func (c *Call) Detach() *Call {
 	return &d
 }
 
-// Key gives the bytes that stand for this call wherever results are shared: identity at the policy's scope, target, the
-// target's version and the decoded, defaulted arguments. It is neutral to the protocol's revision. Every field is
+// Kept is the name under which the call's result is kept: the target's, or the one that it shares with others.
+func (c *Call) Kept() string {
+	if c.Policy.Share != "" {
+		return c.Policy.Share
+	}
+	return c.Target
+}
+
+// Key gives the bytes that stand for this call wherever results are shared: identity at the policy's scope, the name that
+// results are kept under, the target's version and the decoded, defaulted arguments. It is neutral to the protocol's revision. Every field is
 // preceded by its length or has a fixed one, so no two different calls give the same bytes.
 //
 // This is the one place where keys are made: caches, flights and requestState rest on it.
 func (c *Call) Key() []byte {
 	if len(c.key) == 0 {
 		c.key = append(c.key, c.Caller.ScopeKey(c.Policy.Scope)...)
-		c.key = appendKeyText(c.key, c.Target)
+		c.key = appendKeyText(c.key, c.Kept())
 		c.key = append(c.key, c.Version[:]...)
 		for _, v := range c.Args {
 			c.key = v.AppendKey(c.key)
@@ -109,7 +120,7 @@ func (c *Call) Key() []byte {
 
 // KeyArgs is where in Key the arguments begin.
 func (c *Call) KeyArgs() int {
-	n := len(c.Caller.ScopeKey(c.Policy.Scope)) + len(appendKeyText(nil, c.Target)) + len(c.Version)
+	n := len(c.Caller.ScopeKey(c.Policy.Scope)) + len(appendKeyText(nil, c.Kept())) + len(c.Version)
 	return n
 }
 
