@@ -129,6 +129,9 @@ func (g *databaseRun) batches(ctx context.Context) error {
 	}
 	g.bar("a PostgreSQL select by key, 64 callers, batched ÷ not", "rate ≥ 3, p95 not worse", median(rates) >= 3 && median(p95) <= 1,
 		"rate %.2f, p95 %.2f, medians of %d rounds by turns", median(rates), median(p95), len(plain))
+	if err := g.batchesBelow(ctx); err != nil {
+		return err
+	}
 	plain, batched, err = byTurns(1, 30, time.Second)
 	if err != nil {
 		return err
@@ -139,6 +142,24 @@ func (g *databaseRun) batches(ctx context.Context) error {
 	}
 	low, high := medianInterval(ratios)
 	g.bar("the same with one caller, p50, 30 rounds by turns", "95 % interval within 5 %", low >= 0.95 && high <= 1.05, "%.3f, from %.3f to %.3f", median(ratios), low, high)
+	return nil
+}
+
+// batchesBelow reads rows without HTTP: the figure of a whole call has that in it, which is most of the call.
+func (g *databaseRun) batchesBelow(ctx context.Context) error {
+	out, err := g.goBench(ctx, "./internal/sqldb", "-run", "^$", "-bench", "^BenchmarkBatch$", "-benchtime", "3s")
+	if err != nil {
+		return err
+	}
+	rates := map[string]float64{}
+	for _, name := range []string{"alone", "shared", "batched", "batched,_parallelism_2"} {
+		if rates[name], err = printed(out, "BenchmarkBatch/"+name+"-", "rows/s"); err != nil {
+			return err
+		}
+	}
+	of := func(name string) float64 { return rates[name] / rates["alone"] }
+	g.bar("rows read by key below HTTP, 64 callers, batched ÷ each in a round trip of its own", "≥ 3", of("batched") >= 3,
+		"%.2f; with parallelism 2 %.2f; in shared round trips without batches %.2f; alone %.0f rows/s", of("batched"), of("batched,_parallelism_2"), of("shared"), rates["alone"])
 	return nil
 }
 

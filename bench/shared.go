@@ -106,9 +106,9 @@ func (g *generator) l2Hits(ctx context.Context) error {
 	return nil
 }
 
-// goBench runs a benchmark or a test of the cache that prints figures, and gives what it printed.
-func (g *generator) goBench(ctx context.Context, args ...string) (string, error) {
-	cmd := command(ctx, "go", append([]string{"test", "./internal/cache", "-count=1", "-timeout", "0"}, args...)...)
+// goBench runs a benchmark or a test of a package that prints figures, and gives what it printed.
+func (g *generator) goBench(ctx context.Context, pkg string, args ...string) (string, error) {
+	cmd := command(ctx, "go", append([]string{"test", pkg, "-count=1", "-timeout", "0"}, args...)...)
 	cmd.Dir = ".."
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -135,7 +135,7 @@ func printed(out, name, unit string) (float64, error) {
 
 // pipelining compares looks into Redis of 64 callers at the same time with one at a time.
 func (g *generator) pipelining(ctx context.Context) error {
-	out, err := g.goBench(ctx, "-run", "^$", "-bench", "^BenchmarkL2Look$", "-benchtime", "2s")
+	out, err := g.goBench(ctx, "./internal/cache", "-run", "^$", "-bench", "^BenchmarkL2Look$", "-benchtime", "2s")
 	if err != nil {
 		return err
 	}
@@ -158,7 +158,7 @@ func (g *generator) zipf(ctx context.Context) error {
 		n = 1_000_000
 	}
 	for _, writes := range []int{0, 1} {
-		out, err := g.goBench(ctx, "-run", "^TestZipf$", "-v", "-cache.zipf", strconv.Itoa(n), "-cache.zipfwrites", strconv.Itoa(writes))
+		out, err := g.goBench(ctx, "./internal/cache", "-run", "^TestZipf$", "-v", "-cache.zipf", strconv.Itoa(n), "-cache.zipfwrites", strconv.Itoa(writes))
 		if err != nil {
 			return err
 		}

@@ -239,4 +239,3 @@ func (t *spyTable) Update(sqlite.VTableUpdateParams) (int64, error) { return 0, 
 
 // DeleteRow implements sqlite.WritableVTable.
 func (t *spyTable) DeleteRow(sqlite.Value) error { return errSpy }
-

@@ -285,3 +285,47 @@ func TestBatchesThatCannotBe(t *testing.T) {
 		t.Errorf("what sets its own tenant: %v", err)
 	}
 }
+
+// BenchmarkBatch reads rows by their key for 64 callers: each in a round trip of its own, in shared ones, and in batches, with their bounds as they are and few at a time.
+func BenchmarkBatch(b *testing.B) {
+	s, _ := postgres(b, things+"; ANALYZE things")
+	spec := Spec{Name: "tool", Text: "SELECT id, tenant, name FROM things WHERE id = :id", Params: []Param{{Name: "id", Type: "integer"}}, Mode: ReadOnly, MaxRows: 100, MaxBytes: 1 << 20}
+	many := spec
+	many.Batch = &Batch{BatchingConfig: DefaultBatching(), By: 0}
+	few := many
+	few.Batch = &Batch{BatchingConfig: DefaultBatching(), By: 0}
+	few.Batch.Parallelism = 2
+	for _, c := range []struct {
+		name  string
+		spec  Spec
+		alone bool
+	}{{"alone", spec, true}, {"shared", spec, false}, {"batched", many, false}, {"batched, parallelism 2", few, false}} {
+		b.Run(c.name, func(b *testing.B) {
+			q := compile(b, s, c.spec)
+			if c.alone {
+				q.(*pgQuery).stayAlone(time.Hour)
+			}
+			var left atomic.Int64
+			left.Store(int64(b.N))
+			var callers sync.WaitGroup
+			b.ReportAllocs()
+			b.ResetTimer()
+			for n := range int64(64) {
+				callers.Go(func() {
+					x, buf := &Execution{Args: ints(0)}, []byte(nil)
+					for id := n; left.Add(-1) >= 0; id += 64 {
+						x.Args[0].Int = id%500 + 1
+						out, outcome, err := q.Run(context.Background(), buf[:0], x)
+						if err != nil || outcome.Rows != 1 {
+							b.Errorf("%s, %v", out, err)
+							return
+						}
+						buf = out
+					}
+				})
+			}
+			callers.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+		})
+	}
+}
