@@ -128,7 +128,11 @@ func (s *sources) acquire(name string, cfg sqldb.Config) (*source, error) {
 func (s *source) pools() []telemetry.Pool {
 	var pools []telemetry.Pool
 	for _, p := range s.db.Stats() {
-		pools = append(pools, telemetry.Pool{Role: p.Role, Busy: p.Busy, Idle: p.Idle, Waiting: p.Waiting, WaitCount: p.WaitCount, Wait: p.WaitDuration})
+		pool := telemetry.Pool{Role: p.Role, Busy: p.Busy, Idle: p.Idle, Waiting: p.Waiting, WaitCount: p.WaitCount, Wait: p.WaitDuration}
+		if o := p.Server; o != nil {
+			pool.Server = &telemetry.Server{Key: o.Key, Primary: o.Primary, Serves: o.Serves, Lag: o.Lag}
+		}
+		pools = append(pools, pool)
 	}
 	return pools
 }

@@ -298,6 +298,9 @@ func TestPrimaryIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	polltest.Until(t, "the running one goes on", func() bool { return compileRows(t, old).set(person("writer"), 1, 6) == nil })
+	if s := old.Stats()[0].Server; s.Key != "replicas[0]" || !s.Primary || !s.Serves {
+		t.Errorf("the primary is told to be %+v", s)
+	}
 	heir := opened(old.cfg.Postgres).(*replicated)
 	heir.Inherit(old)
 	if err := compileRows(t, heir).set(person("writer"), 1, 7); err != nil {

@@ -369,10 +369,30 @@ func (r *replicated) Compile(spec Spec) (Query, error) {
 // Stats implements Source: the primary, then the replicas in their order. The server that the file names as the primary is a replica only
 // where another has taken its place.
 func (r *replicated) Stats() []PoolStats {
-	stats := r.leader().Stats()
+	lead := r.leader()
+	of := func(o *replica) []PoolStats {
+		stats, s := o.Stats(), &ServerStats{Key: "primary", Primary: o == lead}
+		if o.number > 0 {
+			s.Key = conf.Index("replicas", o.number-1)
+		}
+		if o == lead {
+			s.Serves = r.lostAt.Load() == 0
+		} else {
+			s.Lag = -1
+			o.mu.Lock()
+			if !o.since.IsZero() {
+				s.Lag = time.Duration(o.lag.Load())
+			}
+			o.mu.Unlock()
+			s.Serves = s.Lag >= 0 && (s.Lag <= r.maxLag || r.isLost(time.Now()))
+		}
+		stats[0].Server = s
+		return stats
+	}
+	stats := of(lead)
 	for _, o := range r.servers {
-		if o.number != int(r.lead.Load()) {
-			stats = append(stats, o.Stats()...)
+		if o != lead {
+			stats = append(stats, of(o)...)
 		}
 	}
 	return stats

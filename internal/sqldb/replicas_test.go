@@ -203,9 +203,9 @@ func TestReadsRunOnReplicas(t *testing.T) {
 	}
 	roles := ""
 	for _, p := range s.Stats() {
-		roles += p.Role + " "
+		roles += fmt.Sprintf("%s %s %t %t; ", p.Role, p.Server.Key, p.Server.Primary, p.Server.Serves)
 	}
-	if roles != "primary replica1 replica2 replica3 " {
+	if roles != "primary primary true true; replica1 replicas[0] false true; replica2 replicas[1] false true; replica3 replicas[2] false true; " {
 		t.Error(roles)
 	}
 }
@@ -269,7 +269,11 @@ func TestReplicasThatLag(t *testing.T) {
 	if err := q.set(person("writer"), 1, 1); err != nil {
 		t.Fatal(err)
 	}
-	polltest.Until(t, "the replica is too far behind", func() bool { return reads() == 0 })
+	polltest.Until(t, "the replica is too far behind", func() bool {
+		far := reads() == 0
+		r := s.Stats()[1].Server
+		return far && !r.Serves && r.Lag > time.Second
+	})
 	polltest.Until(t, "the replica has caught up", func() bool { return reads() == 1 })
 }
 

@@ -148,4 +148,13 @@ type PoolStats struct {
 	Size, Overflow            int
 	WaitCount                 int64
 	WaitDuration              time.Duration
+	Server                    *ServerStats // of a source with replicas; nil for none
+}
+
+// ServerStats says how one of several servers stands.
+type ServerStats struct {
+	Key     string // where it is in the file: primary, replicas[0]
+	Primary bool
+	Serves  bool          // it takes what such a server takes
+	Lag     time.Duration // of a replica: how far it is behind the primary, at most; less than zero where that is not known
 }

@@ -16,6 +16,7 @@ type collector struct {
 	cacheEntries, cacheBytes             *prometheus.Desc
 	cacheLooks, cacheStale               *prometheus.Desc
 	queryDuration, connections, waited   *prometheus.Desc
+	serving, lag                         *prometheus.Desc
 	configInfo, configValue              *prometheus.Desc
 }
 
@@ -46,6 +47,10 @@ func (m *Metrics) collector() *collector {
 			"Connections of a pool by state (busy, idle), and callers waiting for one (waiting).", "source", "role", "state"),
 		waited: desc("millrace_db_wait_seconds",
 			"Time that callers waited for a connection, and how often they did.", "source"),
+		serving: desc("millrace_db_serving",
+			"Whether a server of a source with replicas takes what one in its present role takes.", "source", "server", "role"),
+		lag: desc("millrace_db_replica_lag_seconds",
+			"How far a replica is behind the primary, at most.", "source", "server"),
 		configInfo:  desc("millrace_config_info", "The hash of the configuration in force; always 1.", "hash"),
 		configValue: desc("millrace_config_value", "The effective value of a configured number: seconds, bytes or a count.", "key"),
 	}
@@ -55,7 +60,7 @@ func (m *Metrics) collector() *collector {
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.duration, c.errors, c.inFlight, c.sessions, c.cacheRequests, c.cacheEvents, c.cacheEntries, c.cacheBytes, c.cacheLooks, c.cacheStale,
-		c.queryDuration, c.connections, c.waited, c.configInfo, c.configValue,
+		c.queryDuration, c.connections, c.waited, c.serving, c.lag, c.configInfo, c.configValue,
 	} {
 		ch <- d
 	}
@@ -136,6 +141,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			sum.Busy, sum.Idle, sum.Waiting = sum.Busy+p.Busy, sum.Idle+p.Idle, sum.Waiting+p.Waiting
 			roles[p.Role] = sum
 			waits, wait = waits+p.WaitCount, wait+p.Wait
+			if s := p.Server; s != nil {
+				c.server(gauge, source, s)
+			}
 		}
 		for role, p := range roles {
 			gauge(c.connections, float64(p.Busy), source, role, "busy")
@@ -150,5 +158,20 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for key, v := range values {
 		gauge(c.configValue, v, key)
+	}
+}
+
+// server gives the figures of one of a source's servers.
+func (c *collector) server(gauge func(*prometheus.Desc, float64, ...string), source string, s *Server) {
+	role, serves := "replica", 0.0
+	if s.Primary {
+		role = "primary"
+	}
+	if s.Serves {
+		serves = 1
+	}
+	gauge(c.serving, serves, source, s.Key, role)
+	if !s.Primary && s.Lag >= 0 {
+		gauge(c.lag, s.Lag.Seconds(), source, s.Key)
 	}
 }

@@ -43,6 +43,15 @@ type Pool struct {
 	// WaitCount and Wait tell how often a caller had to wait, and how long all of them did, since the start.
 	WaitCount int64
 	Wait      time.Duration
+	Server    *Server // of a source with replicas; nil for none
+}
+
+// Server says how one of a source's servers stands.
+type Server struct {
+	Key     string // where it is in the file
+	Primary bool   // else it is a replica
+	Serves  bool
+	Lag     time.Duration // of a replica; less than zero where that is not known
 }
 
 // NewMetrics makes the server's metrics and registers them, and those of Go and of the process, with reg. It panics when

@@ -97,8 +97,8 @@ func TestGauges(t *testing.T) {
 	m.SetCacheLevel("l2", func() (int64, int64) { return 1, 1 })
 	m.SetCacheLevel("l2", nil)
 	m.SetSource("shop", func() []Pool {
-		return []Pool{{Role: "primary", Busy: 1, Idle: 2, Waiting: 3, WaitCount: 4, Wait: time.Second},
-			{Role: "replica", Busy: 1, WaitCount: 1, Wait: time.Second}, {Role: "replica", Busy: 4}}
+		return []Pool{{Role: "primary", Busy: 1, Idle: 2, Waiting: 3, WaitCount: 4, Wait: time.Second, Server: &Server{Key: "replicas[1]", Primary: true, Serves: true}},
+			{Role: "replica", Busy: 1, WaitCount: 1, Wait: time.Second, Server: &Server{Key: "primary", Lag: -1}}, {Role: "replica", Busy: 4, Server: &Server{Key: "replicas[0]", Serves: true, Lag: 20 * time.Millisecond}}}
 	})
 	m.SetSource("gone", func() []Pool { return []Pool{{Role: "primary"}} })
 	m.Query("gone", "primary").Observe(time.Millisecond)
@@ -129,6 +129,14 @@ millrace_db_connections{role="primary",source="shop",state="waiting"} 3
 millrace_db_connections{role="replica",source="shop",state="busy"} 5
 millrace_db_connections{role="replica",source="shop",state="idle"} 0
 millrace_db_connections{role="replica",source="shop",state="waiting"} 0
+# HELP millrace_db_replica_lag_seconds How far a replica is behind the primary, at most.
+# TYPE millrace_db_replica_lag_seconds gauge
+millrace_db_replica_lag_seconds{server="replicas[0]",source="shop"} 0.02
+# HELP millrace_db_serving Whether a server of a source with replicas takes what one in its present role takes.
+# TYPE millrace_db_serving gauge
+millrace_db_serving{role="primary",server="replicas[1]",source="shop"} 1
+millrace_db_serving{role="replica",server="primary",source="shop"} 0
+millrace_db_serving{role="replica",server="replicas[0]",source="shop"} 1
 # HELP millrace_db_wait_seconds Time that callers waited for a connection, and how often they did.
 # TYPE millrace_db_wait_seconds summary
 millrace_db_wait_seconds_sum{source="shop"} 2
@@ -140,7 +148,7 @@ millrace_config_info{hash="abc"} 1
 # TYPE millrace_config_value gauge
 millrace_config_value{key="limits.max_in_flight"} 10000
 `, "mcp_server_in_flight", "mcp_server_sessions", "millrace_cache_requests_total", "millrace_cache_entries",
-		"millrace_cache_bytes", "millrace_db_connections", "millrace_db_wait_seconds", "millrace_db_query_duration_seconds",
+		"millrace_cache_bytes", "millrace_db_connections", "millrace_db_replica_lag_seconds", "millrace_db_serving", "millrace_db_wait_seconds", "millrace_db_query_duration_seconds",
 		"millrace_config_info", "millrace_config_value")
 }
 
