@@ -231,7 +231,7 @@ func (c *copied) time(ctx context.Context, l *timed) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, timedLimit)
 	defer cancel()
 	c.full.SetInterrupt(ctx.Done())
-	defer c.full.SetInterrupt(nil)
+	defer c.full.SetInterrupt(c.done)
 	stmt, _, err := c.full.PrepareTransient(l.sql)
 	if err != nil {
 		return 0, err

@@ -20,7 +20,7 @@ type copied struct {
 	full, empty, spy *sqlite.Conn
 	seen             map[string]*access // by table: what the spy was asked for
 	tables           map[string]*table
-	samples          map[string][]string
+	done             <-chan struct{} // of the context: what runs on the copy ends with it
 	stop             func()
 }
 
@@ -30,7 +30,7 @@ func newCopy(ctx context.Context, path string) (c *copied, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c = &copied{seen: map[string]*access{}, tables: map[string]*table{}, samples: map[string][]string{}}
+	c = &copied{seen: map[string]*access{}, tables: map[string]*table{}, done: ctx.Done()}
 	c.stop = func() {
 		for _, conn := range []*sqlite.Conn{c.full, c.empty, c.spy} {
 			if conn != nil {
@@ -68,6 +68,7 @@ func newCopy(ctx context.Context, path string) (c *copied, err error) {
 	if c.spy, err = sqlite.OpenConn(":memory:"); err != nil {
 		return nil, err
 	}
+	c.full.SetInterrupt(c.done)
 	return c, c.learn()
 }
 
