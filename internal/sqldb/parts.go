@@ -2,6 +2,7 @@ package sqldb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -188,7 +189,7 @@ func sideBySide(ctx context.Context, n, most int, work func(ctx context.Context,
 		if err := work(ctx, next); err != nil {
 			mu.Lock()
 			defer mu.Unlock()
-			if failed == nil {
+			if failed == nil || errors.Is(failed, context.Canceled) { // by another that failed, and is later to say so
 				failed = err
 			}
 			cancel()

@@ -278,11 +278,77 @@ func TestPostgresSnapshot(t *testing.T) {
 	slow := compile(t, s, parts(true, nil, "a", "SELECT CAST(pg_sleep(60) AS text) AS s", "b", "SELECT CAST(pg_sleep(60) AS text) AS s"))
 	_, _, err := slow.Run(t.Context(), nil, &Execution{Deadline: time.Now().Add(200 * time.Millisecond)})
 	toolError(t, err, "timeout", "was stopped")
+	polltest.Until(t, "two connections are idle", func() bool {
+		_, _, err := all.Run(t.Context(), nil, &Execution{}) // which has one more opened
+		return err == nil && s.Stats()[0].Idle >= 2
+	})
 	bad := compile(t, s, parts(true, nil, "a", "SELECT CAST(pg_sleep(60) AS text) AS s", "b", "SELECT 1 / (SELECT count(*) - 1 FROM n) AS x"))
 	_, _, err = bad.Run(t.Context(), nil, &Execution{})
 	toolError(t, err, "sql", "tool.b: ", "division by zero")
 	if n := s.Stats()[0]; n.Busy > 0 {
 		t.Errorf("%+v", n)
+	}
+}
+
+// What goes wrong in a part leaves no connection with something still to be read, is not repeated without end, and waits for nobody's
+// connection; what a part does to settings ends with it.
+func TestSnapshotsLeaveNothingBehind(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, "", func(c *Config) { c.Pool.Size, c.Pool.Overflow = 1, 0 })
+	rows := compile(t, s, parts(true, nil, "a", "SELECT n FROM generate_series(1, 100000) AS n", "b", "SELECT 1 AS x"))
+	rows.(*pgSnapshot).parts[0].spec.MaxRows, rows.(*pgSnapshot).parts[0].fetch = 0, 0
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic was lost")
+			}
+		}()
+		_, _, _ = rows.Run(t.Context(), nil, &Execution{Progress: func(int64) { panic("in the middle") }})
+	}()
+	for range 3 {
+		if got, _, err := pgRun(t, s, ReadOnly, "SELECT 42 AS x"); err != nil || got != `{"rows":[{"x":42}]}` {
+			t.Errorf("%s, %v", got, err)
+		}
+	}
+	q := compile(t, s, parts(true, nil, "a", "SELECT set_config('app.tenant', 'evil', true) AS t", "b", "SELECT COALESCE(NULLIF(current_setting('app.tenant', true), ''), 'nobody') AS t"))
+	if out, _, err := q.Run(t.Context(), nil, &Execution{}); err != nil || string(out) != `{"a":{"rows":[{"t":"evil"}]},"b":{"rows":[{"t":"nobody"}]}}` {
+		t.Errorf("%s, %v", out, err)
+	}
+
+	many, _ := postgres(t, "CREATE SEQUENCE opened", func(c *Config) { c.Pool.Size, c.Pool.Overflow = 8, 0 })
+	var texts []string
+	for _, name := range strings.Split("abcdefgh", "") {
+		texts = append(texts, name, "SELECT CAST(pg_terminate_backend(pg_backend_pid()) AS text) AS x")
+	}
+	opened := atomic.Int64{}
+	open := many.pool.open
+	many.pool.open = func(ctx context.Context, deadline time.Time) (*pgConn, error) {
+		opened.Add(1)
+		return open(ctx, deadline)
+	}
+	_, _, err := compile(t, many, parts(true, nil, texts...)).Run(t.Context(), nil, &Execution{})
+	toolError(t, err, "unavailable")
+	if n := opened.Load(); n > 20 {
+		t.Errorf("%d connections were opened for one call", n)
+	}
+}
+
+// A call that has a connection does not wait for others that cannot be opened.
+func TestSnapshotsWaitForNoConnection(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, "")
+	q := compile(t, s, parts(true, nil, "a", "SELECT 1 AS x", "b", "SELECT 2 AS x"))
+	if _, _, err := pgRun(t, s, ReadOnly, "SELECT 1 AS x"); err != nil {
+		t.Fatal(err)
+	}
+	free := make(chan struct{})
+	defer close(free)
+	s.pool.open = func(context.Context, time.Time) (*pgConn, error) {
+		<-free
+		return nil, errClosed
+	}
+	if out, _, err := q.Run(t.Context(), nil, &Execution{Deadline: time.Now().Add(time.Minute)}); err != nil || string(out) != `{"a":{"rows":[{"x":1}]},"b":{"rows":[{"x":2}]}}` {
+		t.Errorf("%s, %v", out, err)
 	}
 }
 

@@ -155,25 +155,22 @@ func (p *pool[C]) get(ctx context.Context, deadline time.Time) (C, error) {
 	return p.getSlow(run)
 }
 
-// spare gives a connection as get does, unless the caller would have to wait for others. ok is false where there is none, or it cannot be
-// opened.
+// spare gives a connection that is idle; ok is false where there is none, and one is opened then, if there may be more, for who comes next: the
+// caller has one, and waits for nothing.
 func (p *pool[C]) spare(ctx context.Context, deadline time.Time) (c C, ok bool) {
-	run := lease{ctx: ctx, deadline: deadline}
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	switch {
 	case p.closed || len(p.waiters) > 0:
 	case p.idle > 0:
 		c, ok = p.takeIdle(), true
-		c.state().run = run
+		c.state().run = lease{ctx: ctx, deadline: deadline}
 		p.watch()
 	case p.mayOpen():
 		p.opening++
 		p.watch()
-		p.mu.Unlock()
-		c, err := p.openOne(run)
-		return c, err == nil
+		p.wg.Go(func() { _ = p.openIdle() }) // who needs one tries again, and tells
 	}
-	p.mu.Unlock()
 	return c, ok
 }
 

@@ -103,10 +103,17 @@ func (p *pool[C]) fill() {
 		}
 		p.opening++
 		p.mu.Unlock()
-		c, err := p.openOne(lease{ctx: context.Background(), deadline: time.Now().Add(connectLimit)})
-		if err != nil {
+		if p.openIdle() != nil {
 			return
 		}
+	}
+}
+
+// openIdle opens a connection for whoever comes next. It counts as being opened already.
+func (p *pool[C]) openIdle() error {
+	c, err := p.openOne(lease{ctx: context.Background(), deadline: time.Now().Add(connectLimit)})
+	if err == nil {
 		p.put(c, false)
 	}
+	return err
 }

@@ -152,6 +152,8 @@ const (
 	controlBeginReplica
 	controlBeginSnapshot
 	controlExport
+	controlSavepoint
+	controlRollbackTo
 	controlCount
 )
 
@@ -166,6 +168,7 @@ var controlSQL = [controlCount]string{
 	// Whatever the default is: a replica has no other that is stricter, and the statement's snapshot must come after what is asked before it.
 	controlBeginReplica:  "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ ONLY",
 	controlBeginSnapshot: "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", controlExport: "SELECT pg_catalog.pg_export_snapshot()",
+	controlSavepoint: "SAVEPOINT millrace", controlRollbackTo: "ROLLBACK TO SAVEPOINT millrace",
 }
 
 // controlNames are the names under which they are prepared.

@@ -47,7 +47,9 @@ const (
 	stateUndefinedTable      = "42P01"
 	stateCancelled           = "57014"
 	stateReadOnly            = "25006"
-	stateInvalidParameter    = "22023"
+	stateInvalidParameter    = "22023" // a snapshot that is gone, as 15 tells it; later versions use the two below
+	stateUndefinedObject     = "42704"
+	stateNotInState          = "55000"
 	stateSerialization       = "40001"
 	stateDeadlock            = "40P01"
 )
@@ -370,12 +372,21 @@ func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt, x *Execution, replayed 
 	return out
 }
 
-// sendStatement queues the statement behind what sets its settings for the transaction.
-func (q *pgQuery) sendStatement(c *pgConn, st *pgStmt, x *Execution, out *queued) {
+// sendSettings queues what sets the statement's settings for the transaction.
+func (q *pgQuery) sendSettings(c *pgConn, st *pgStmt, x *Execution, out *queued) {
 	if st.settings != "" {
 		c.send(st.settings, q.settings.of(x.Caller), nil, 0)
 		out.commands++
 	}
+}
+
+// sendStatement queues the statement behind its settings.
+func (q *pgQuery) sendStatement(c *pgConn, st *pgStmt, x *Execution, out *queued) {
+	q.sendSettings(c, st, x, out)
+	q.sendText(c, st, out)
+}
+
+func (q *pgQuery) sendText(c *pgConn, st *pgStmt, out *queued) {
 	out.statement = out.commands
 	c.send(st.description.Name, c.values, st.formats, q.fetch)
 	out.commands++
@@ -498,6 +509,14 @@ func (c *pgConn) abandon() {
 	c.abandoned = true
 }
 
+// abandonOnPanic, deferred, abandons the connection in a panic: nobody knows what is still to be read.
+func (c *pgConn) abandonOnPanic() {
+	if p := recover(); p != nil {
+		c.abandon()
+		panic(p)
+	}
+}
+
 // isBroken tells whether the connection is of no more use.
 func (c *pgConn) isBroken() bool { return c.abandoned || c.conn.IsClosed() }
 
@@ -509,7 +528,7 @@ func (q *pgQuery) isStale(c *pgConn, err error) bool {
 			c.abandon()
 			return true
 		}
-		if server.Code == stateFeatureNotSupported && strings.Contains(server.Message, "cached plan") {
+		if isOutgrown(server) {
 			if !c.isBroken() && c.conn.TxStatus() != 'I' {
 				_ = c.run(controlRollback)
 			}
@@ -534,6 +553,11 @@ func (q *pgQuery) isStale(c *pgConn, err error) bool {
 		return true
 	}
 	return false
+}
+
+// isOutgrown tells whether a server refused a plan that the tables have outgrown.
+func isOutgrown(err *pgconn.PgError) bool {
+	return err.Code == stateFeatureNotSupported && strings.Contains(err.Message, "cached plan")
 }
 
 // isReplica tells whether a server refused a write since it is a replica.

@@ -26,6 +26,21 @@ type pgSnapshot struct {
 	limit  limit
 }
 
+// serverQuery is a query on one of several servers.
+type serverQuery interface {
+	Query
+	bounds(x *Execution) bounds // of a run
+	locking() bool              // it may take the session's advisory locks
+}
+
+func (q *pgQuery) bounds(x *Execution) bounds { return runBounds(q.span, q.limit, x) }
+
+func (q *pgQuery) locking() bool { return q.locks }
+
+func (q *pgSnapshot) bounds(x *Execution) bounds { return runBounds(q.span, q.limit, x) }
+
+func (q *pgSnapshot) locking() bool { return q.locks }
+
 func newPgSnapshot(s *postgresSource, all *Spec) (Query, error) {
 	q := &pgSnapshot{source: s, name: all.Name, params: len(all.Params), names: partNames(all)}
 	var err error
@@ -59,15 +74,21 @@ func (q *pgSnapshot) Run(ctx context.Context, dst []byte, x *Execution) ([]byte,
 	}
 	own := x.together()
 	b := runBounds(q.span, q.limit, own)
-	// As with one statement alone, but each of them may have outgrown its plan on each connection.
-	tries := 1 + len(q.parts)*min(len(q.parts), q.source.cfg.Parallel)
-	for {
+	// As with one statement alone, once; but each of them may have outgrown its plan on each connection.
+	plans := len(q.parts) * min(len(q.parts), q.source.cfg.Parallel)
+	for tries := 0; ; {
 		results, again, err := q.attempt(ctx, own, &b)
 		if err == nil {
 			out, outcome := joinParts(dst, q.names, results)
 			return out, outcome, nil
 		}
-		if tries--; !again || tries == 0 || ctx.Err() != nil {
+		var server *pgconn.PgError
+		if errors.As(err, &server) && isOutgrown(server) {
+			plans--
+		} else {
+			tries++
+		}
+		if !again || tries > 1 || plans < 0 || ctx.Err() != nil {
 			return dst, Outcome{}, err
 		}
 	}
@@ -103,7 +124,7 @@ func (q *pgSnapshot) attempt(ctx context.Context, x *Execution, b *bounds) (resu
 			}
 			defer q.end(c)
 			var server *pgconn.PgError
-			if _, err := q.begin(c, x, id); errors.As(err, &server) && server.Code == stateInvalidParameter {
+			if _, err := q.begin(c, x, id); errors.As(err, &server) && (server.Code == stateInvalidParameter || server.Code == stateUndefinedObject || server.Code == stateNotInState) {
 				return nil // the first connection has failed, and ended the snapshot: it tells why
 			} else if err != nil {
 				return first.told(ctx, c, b, err)
@@ -112,7 +133,10 @@ func (q *pgSnapshot) attempt(ctx context.Context, x *Execution, b *bounds) (resu
 		isSet := false
 		for i, ok := next(); ok; i, ok = next() {
 			p := q.parts[i]
-			results[i].out, results[i].outcome, err = p.inside(c, x, isSet)
+			results[i].out, results[i].outcome, err = p.inside(c, x, isSet, c == lead)
+			if errors.Is(err, errTooMany) {
+				return nil // the others do the rest
+			}
 			if err != nil {
 				return p.told(ctx, c, b, err)
 			}
@@ -143,6 +167,7 @@ func (q *pgQuery) told(ctx context.Context, c *pgConn, b *bounds, err error) err
 // begin begins a transaction: on the snapshot of that name, or on one of its own, whose name it gives. A replica is asked before that how far
 // it has come.
 func (q *pgSnapshot) begin(c *pgConn, x *Execution, snapshot string) (exported string, err error) {
+	defer c.abandonOnPanic()
 	c.notice = x.Notice
 	asks := snapshot == "" && x.after > c.replayed
 	var order []int
@@ -216,8 +241,10 @@ func (q *pgSnapshot) end(c *pgConn) {
 	q.source.pool.put(c, broken || c.isBroken() || q.source.pool.stopped(c) != stopNone)
 }
 
-// inside runs the statement in the transaction that is open. isSet tells that its settings, which are those of all parts, hold there already.
-func (q *pgQuery) inside(c *pgConn, x *Execution, isSet bool) ([]byte, Outcome, error) {
+// inside runs the statement in the transaction that is open, and takes back what it does to settings there. isSet tells that its own, which are
+// those of all parts, hold there already; leads, that the connection must live, for others to join its snapshot.
+func (q *pgQuery) inside(c *pgConn, x *Execution, isSet, leads bool) ([]byte, Outcome, error) {
+	defer c.abandonOnPanic()
 	st, err := c.stmt(context.Background(), q)
 	if err == nil {
 		err = q.bind(c, st, x.Args)
@@ -225,16 +252,22 @@ func (q *pgQuery) inside(c *pgConn, x *Execution, isSet bool) ([]byte, Outcome, 
 	if err != nil {
 		return nil, Outcome{}, err
 	}
-	own := *st
-	if isSet {
-		own.settings = ""
+	queued := queued{drained: leads}
+	if !isSet {
+		q.sendSettings(c, st, x, &queued)
 	}
-	queued := queued{drained: true} // giving the connection up would end the snapshot for the others
-	q.sendStatement(c, &own, x, &queued)
+	c.send(controlNames[controlSavepoint], nil, nil, 0)
+	queued.commands++
+	q.sendText(c, st, &queued)
+	c.send(controlNames[controlRollbackTo], nil, nil, 0)
+	queued.commands++
 	if err := c.sync(); err != nil {
 		return nil, Outcome{}, err
 	}
-	out, outcome, err := q.reply(nil, c, &own, x, queued)
+	out, outcome, err := q.reply(nil, c, st, x, queued)
+	if errors.Is(err, errTooMany) { // the connection was given up
+		return out, outcome, err
+	}
 	if readyErr := c.ready(); err == nil {
 		err = readyErr
 	}

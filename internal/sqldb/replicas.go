@@ -353,14 +353,7 @@ func (r *replicated) Compile(spec Spec) (Query, error) {
 			return nil, err
 		}
 	}
-	locks := false
-	switch q := on[0].(type) {
-	case *pgQuery:
-		locks = q.locks
-	case *pgSnapshot:
-		locks = q.locks
-	}
-	if spec.Mode == ReadWrite || locks { // locks are of the primary's sessions
+	if spec.Mode == ReadWrite || on[0].(serverQuery).locking() { // locks are of the primary's sessions
 		return &primaryQuery{r, on, spec.Mode == ReadWrite}, nil
 	}
 	return &routedQuery{r, on}, nil
@@ -477,7 +470,7 @@ func (q *routedQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]byte
 		if !isUnavailable(err) || ctx.Err() != nil || try > 2*len(r.servers) {
 			return out, outcome, err
 		}
-		if o, gone = r.await(ctx, q.on[0].(*pgQuery), x, after, lead); o == nil && r.lead.Load() == lead {
+		if o, gone = r.await(ctx, q.on[0].(serverQuery).bounds(x), after, lead); o == nil && r.lead.Load() == lead {
 			return out, outcome, err
 		}
 	}
@@ -505,8 +498,8 @@ func (r *replicated) onPrimary(ctx context.Context, q Query, dst []byte, x *Exec
 // await waits, when the primary is not available, for a replica that has come as far as a reader must see, or, without one, for another primary
 // than lead. How far replicas have come is known to a tenth of a second; promoting one takes longer, and is waited for while the primary has not
 // been away for long.
-func (r *replicated) await(ctx context.Context, q *pgQuery, x *Execution, after uint64, lead int32) (*replica, context.Context) {
-	b, noticed := runBounds(q.span, q.limit, x), time.Now().Add(pollEvery+pollLimit)
+func (r *replicated) await(ctx context.Context, b bounds, after uint64, lead int32) (*replica, context.Context) {
+	noticed := time.Now().Add(pollEvery + pollLimit)
 	t := time.NewTicker(pollEvery / 5)
 	defer t.Stop()
 	for {

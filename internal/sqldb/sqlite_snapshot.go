@@ -53,15 +53,16 @@ func (q *sqliteSnapshot) Run(ctx context.Context, dst []byte, x *Execution) ([]b
 		return dst, Outcome{}, q.parts[0].failure(ctx, pool.stopped(c), &b, err)
 	}
 	results := make([]partResult, len(q.parts))
+	var failed *sqliteQuery
 	for i, p := range q.parts {
 		if results[i].out, results[i].outcome, err = p.readOn(c, nil, x); err != nil {
-			err = p.failure(ctx, pool.stopped(c), &b, err)
+			failed = p
 			break
 		}
 	}
-	broken = c.transact("ROLLBACK") != nil // as after a stop, which strikes this too
-	if err != nil {
-		return dst, Outcome{}, err
+	broken = c.transact("ROLLBACK") != nil || isBroken(err) // a stop strikes this too
+	if failed != nil {
+		return dst, Outcome{}, failed.failure(ctx, pool.stopped(c), &b, err)
 	}
 	out, outcome := joinParts(dst, q.names, results)
 	return out, outcome, nil
