@@ -19,6 +19,8 @@ type adviseCmd struct {
 	Server     string        `help:"The admin listener of a running server: what its tools have cost puts findings in order." placeholder:"URL"`
 	TokenFile  string        `help:"The file with its token." placeholder:"FILE"`
 	Statements int           `help:"How many of the costliest statements of pg_stat_statements that are not in the file are looked at too." default:"20"`
+	Tenant     string        `help:"Whose rows are looked at, where db_settings have $tenant."`
+	Subject    string        `help:"The same for $subject."`
 	MaxCopy    int64         `help:"The largest SQLite file that is copied, in MiB." default:"1024"`
 	Timeout    time.Duration `help:"How long all of it may take." default:"10m"`
 }
@@ -39,17 +41,22 @@ func (c *adviseCmd) Run() error {
 			return err
 		}
 	}
-	r, err := app.Advise(ctx, c.File, metrics, advise.Options{MaxCopy: c.MaxCopy << 20, Statements: c.Statements})
+	r, err := app.Advise(ctx, c.File, metrics, advise.Options{MaxCopy: c.MaxCopy << 20, Statements: c.Statements, Tenant: c.Tenant, Subject: c.Subject})
 	switch {
 	case err != nil:
 		return err
 	case c.SQL:
-		return r.WriteSQL(os.Stdout)
+		err = r.WriteSQL(os.Stdout)
 	case c.JSON:
 		e := json.NewEncoder(os.Stdout)
 		e.SetEscapeHTML(false)
 		e.SetIndent("", "  ")
-		return e.Encode(r)
+		err = e.Encode(r)
+	default:
+		err = r.WriteText(os.Stdout)
 	}
-	return r.WriteText(os.Stdout)
+	if err == nil && r.Looked == 0 {
+		return errors.New("no statement could be looked at")
+	}
+	return err
 }

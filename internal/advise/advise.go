@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"millrace/internal/sqldb"
@@ -48,6 +49,8 @@ type Options struct {
 	MaxCopy int64
 	// Statements is how many of the costliest of pg_stat_statements are looked at.
 	Statements int
+	// Tenant and Subject are whose rows are looked at, where db_settings have the caller's.
+	Tenant, Subject string
 }
 
 // Report is what was found, costliest first.
@@ -137,6 +140,10 @@ func (f *Finding) weight() float64 {
 
 // add keeps a finding, or what it adds to one of the same index.
 func (r *Report) add(f Finding) {
+	if printable(f.SQL) != f.SQL {
+		r.note("source %s: an index of table %s is missing, whose name has control characters: its SQL is not printed", f.Source, printable(f.Table))
+		return
+	}
 	for i := range r.Findings {
 		if have := &r.Findings[i]; have.Source == f.Source && have.definition == f.definition {
 			have.Gains = append(have.Gains, f.Gains...)
@@ -151,23 +158,37 @@ func (r *Report) add(f Finding) {
 	r.Findings = append(r.Findings, f)
 }
 
-// indexName is a name for an index, as PostgreSQL makes them. It fits into 63 bytes.
-func indexName(table string, columns []string) string {
-	name := table
-	for _, c := range columns {
-		word := strings.Trim(strings.Map(func(r rune) rune {
-			if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '_' {
+// indexName is a name for an index that needs no quotes and fits into 63 bytes, and that isTaken does not know.
+func indexName(table string, columns []string, isTaken func(name string) (bool, error)) (string, error) {
+	plain := func(s string) string {
+		return strings.Map(func(r rune) rune {
+			switch {
+			case r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '_':
 				return r
-			}
-			if r >= 'A' && r <= 'Z' {
+			case r >= 'A' && r <= 'Z':
 				return r + 'a' - 'A'
 			}
 			return '_'
-		}, c), "_")
-		name += "_" + word
+		}, s)
+	}
+	name := plain(table)
+	if name == "" || name[0] >= '0' && name[0] <= '9' {
+		name = "t" + name
+	}
+	for _, c := range columns {
+		name += "_" + strings.Trim(plain(c), "_")
 	}
 	for strings.Contains(name, "__") {
 		name = strings.ReplaceAll(name, "__", "_")
 	}
-	return name[:min(len(name), 59)] + "_idx"
+	name = name[:min(len(name), 55)]
+	for n := 1; ; n++ {
+		full := name + "_idx"
+		if n > 1 {
+			full += strconv.Itoa(n)
+		}
+		if taken, err := isTaken(full); err != nil || !taken {
+			return full, err
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package advise
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -66,7 +67,8 @@ func statement(i int, text string) Statement {
 // found looks for a finding of an index of a table that a statement lacks.
 func found(r *Report, table, index, kind, name string) bool {
 	return slices.ContainsFunc(r.Findings, func(f Finding) bool {
-		return strings.Trim(f.Table, `"`) == table && strings.Contains(strings.ReplaceAll(f.SQL, `"`, ""), " ON "+table+" "+strings.TrimSuffix(index, ")")) && slices.Contains(f.Kinds, kind) &&
+		sql := strings.ReplaceAll(strings.ReplaceAll(f.SQL, `"`, ""), "public.", "")
+		return strings.Contains(sql, " ON "+table+" "+strings.TrimSuffix(index, ")")) && slices.Contains(f.Kinds, kind) &&
 			slices.ContainsFunc(f.Gains, func(g Gain) bool { return g.Name == name && g.After < g.Before })
 	})
 }
@@ -197,6 +199,7 @@ func TestPostgres(t *testing.T) {
 		t.Errorf("%d findings of %d faults", len(r.Findings), len(planted))
 	}
 	testWithoutHypopg(t, s)
+	testPostgresCorners(t, s)
 	testCounted(t, s, src)
 	for _, f := range r.Findings {
 		if err := s.Exec("postgres", f.SQL); err != nil {
@@ -222,7 +225,7 @@ func testWithoutHypopg(t *testing.T, s *pgtest.Server) {
 	cfg := sqldb.DefaultConfig()
 	cfg.Postgres = &sqldb.PostgresConfig{Primary: conf.Secret(s.URL("bare"))}
 	r, err := Run(t.Context(), []Source{{Name: "bare", Config: cfg, Statements: rentalSource([]string{"SELECT * FROM n WHERE v = :id", "SELECT * FROM n WHERE id = :id", "SELECT * FROM missing"})}}, Options{})
-	if err != nil || len(r.Findings) != 1 || r.Findings[0].Proof != "" || !strings.HasSuffix(r.Findings[0].SQL, "ON n (v);") {
+	if err != nil || len(r.Findings) != 1 || r.Findings[0].Proof != "" || !strings.HasSuffix(r.Findings[0].SQL, "ON public.n (v);") {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	if len(r.Notes) != 2 || !strings.Contains(r.Notes[0], `file.yaml:2:1: tool t2 cannot be explained: ERROR: relation "missing" does not exist`) || !strings.Contains(r.Notes[1], "CREATE EXTENSION hypopg") {
@@ -232,7 +235,7 @@ func testWithoutHypopg(t *testing.T, s *pgtest.Server) {
 	if err := r.WriteText(&text); err != nil || !strings.Contains(text.String(), "no proof: try it on a copy") {
 		t.Error(text.String(), err)
 	}
-	if err := r.WriteSQL(&sql); err != nil || !strings.Contains(sql.String(), "-- not proven\nCREATE INDEX CONCURRENTLY n_v_idx ON n (v);") {
+	if err := r.WriteSQL(&sql); err != nil || !strings.Contains(sql.String(), "-- not proven\nCREATE INDEX CONCURRENTLY n_v_idx ON public.n (v);") {
 		t.Error(sql.String(), err)
 	}
 }
@@ -257,7 +260,7 @@ func testCounted(t *testing.T, s *pgtest.Server, src Source) {
 	for _, f := range r.Findings {
 		g := f.Gains[0]
 		want := "tool t0"
-		if f.Table == "payment" {
+		if f.Table == "public.payment" {
 			want = "pg_stat_statements: SELECT count(*), sum(amount) FROM payment WHERE customer_…"
 		}
 		if g.Name != want || g.Calls != 3 || g.Seconds <= 0 {
@@ -266,5 +269,120 @@ func testCounted(t *testing.T, s *pgtest.Server, src Source) {
 	}
 	if err := s.Exec("postgres", "DROP EXTENSION pg_stat_statements"); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Names are quoted, roles and row-level security are those of the callers, one statement's trouble is its own, and what others wrote is not
+// planned in this one's name.
+func testPostgresCorners(t *testing.T, s *pgtest.Server) {
+	if err := s.Exec("postgres", "CREATE DATABASE corners"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Exec("corners", `CREATE EXTENSION hypopg; CREATE EXTENSION pg_stat_statements; CREATE SCHEMA "My Schema";
+		CREATE TABLE "My Schema"."Order; DROP TABLE x" ("Customer Id" int, v int); INSERT INTO "My Schema"."Order; DROP TABLE x" SELECT i % 5000, i FROM generate_series(1, 50000) AS i;
+		CREATE TABLE secured (tenant int, v int); INSERT INTO secured SELECT i % 10, i FROM generate_series(1, 50000) AS i; ALTER TABLE secured ENABLE ROW LEVEL SECURITY;
+		CREATE POLICY own ON secured USING (tenant = current_setting('app.tenant')::int);
+		CREATE TABLE hidden (v int); INSERT INTO hidden SELECT generate_series(1, 50000); CREATE VIEW shown AS SELECT * FROM hidden;
+		CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA "My Schema" TO reader; GRANT SELECT ON "My Schema"."Order; DROP TABLE x", secured, shown TO reader;
+		CREATE ROLE mallory LOGIN; GRANT CREATE ON SCHEMA public TO mallory; ANALYZE`); err != nil {
+		t.Fatal(err)
+	}
+	const evil = `CREATE FUNCTION evil() RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+			PERFORM set_config('default_transaction_read_only', 'off', false); CREATE TABLE IF NOT EXISTS planted (); RETURN 1; EXCEPTION WHEN OTHERS THEN RETURN 2; END $$;
+		SET SESSION AUTHORIZATION mallory; SELECT count(*) FROM generate_series(1, 10) AS i WHERE i = evil()`
+	if err := s.Exec("corners", "SELECT pg_stat_statements_reset()"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Exec("corners", evil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Exec("corners", "DROP TABLE IF EXISTS planted"); err != nil {
+		t.Fatal(err)
+	}
+	cfg := sqldb.DefaultConfig()
+	cfg.Settings = map[string]string{"app.tenant": "$tenant", "role": "reader"}
+	cfg.Postgres = &sqldb.PostgresConfig{Primary: conf.Secret(s.URL("corners"))}
+	src := Source{Name: "corners", Config: cfg, Statements: rentalSource([]string{
+		`SELECT v FROM "My Schema"."Order; DROP TABLE x" WHERE "Customer Id" = :id`, "SELECT * FROM secured WHERE v = :id", "SELECT * FROM shown WHERE v = :id",
+		"SELECT column_name FROM information_schema.columns WHERE table_name = :name", "SELECT public.evil() AS v, * FROM secured WHERE v = :id"})}
+	r, err := Run(t.Context(), []Source{src}, Options{Statements: 20, Tenant: "3"})
+	if err != nil || r.Looked != 5 || len(r.Notes) > 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	all := ""
+	for _, f := range r.Findings {
+		all += f.SQL + "\n"
+		for _, g := range f.Gains {
+			if strings.Contains(g.Name, "evil") {
+				t.Errorf("what another has run was planned: %+v", g)
+			}
+		}
+		if err := s.Exec("corners", f.SQL); err != nil {
+			t.Errorf("%s: %v", f.SQL, err)
+		}
+	}
+	for _, want := range []string{`order_drop_table_x_customer_id_idx ON "My Schema"."Order; DROP TABLE x" ("Customer Id");`, "ON public.secured (v", "ON public.hidden (v);"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no %s in %s", want, all)
+		}
+	}
+	if err := s.Exec("corners", "CREATE TABLE planted ()"); err != nil {
+		t.Errorf("planning wrote: %v", err)
+	}
+	src.Config.Settings["app.tenant"] = "$tenant"
+	if r, err = Run(t.Context(), []Source{src}, Options{}); err != nil || r.Looked == 5 || len(r.Notes) == 0 {
+		t.Errorf("without a tenant: %+v, %v", r, err)
+	}
+}
+
+func TestSQLiteCorners(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "corners.db")
+	conn, err := sqlite.OpenConn(file, sqlite.OpenReadWrite|sqlite.OpenCreate|sqlite.OpenWAL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close() // while it is open what was written may still be in the -wal file
+	const numbers = "WITH RECURSIVE c(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM c WHERE i < 30000) SELECT i, i % 3000 FROM c"
+	if err := sqlitex.ExecuteScript(conn, `CREATE TABLE "i ON x(a); DROP TABLE victim; --" (id INTEGER PRIMARY KEY, a INTEGER);
+		INSERT INTO "i ON x(a); DROP TABLE victim; --" `+numbers+`; CREATE TABLE victim (id INTEGER PRIMARY KEY, a INTEGER, active INTEGER DEFAULT 1, name TEXT);
+		INSERT INTO victim (id, a) `+numbers+`; UPDATE victim SET name = 'n' || id; CREATE INDEX victim_a_idx ON victim (a, id) WHERE a < 0; CREATE INDEX by_name ON victim (active, name)`, nil); err != nil {
+		t.Fatal(err)
+	}
+	cfg := sqldb.DefaultConfig()
+	cfg.SQLite = &sqldb.SQLiteConfig{Path: file}
+	src := Source{Name: "corners", Config: cfg, Statements: rentalSource([]string{`SELECT * FROM "i ON x(a); DROP TABLE victim; --" WHERE a = :id`, "/* insert */ SELECT * FROM victim WHERE a = :id",
+		"UPDATE victim SET name = 'x' WHERE a = :id RETURNING id", "SELECT * FROM victim WHERE active = :n ORDER BY name LIMIT 10", "SELECT missing FROM victim"})}
+	src.Statements[3].Params[0].Example, src.Statements[3].Params[0].Type = "true", "boolean"
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Run(t.Context(), []Source{src}, Options{})
+	if err != nil || r.Looked != 4 || len(r.Notes) != 1 || len(r.Findings) != 2 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if after, err := os.ReadFile(file); err != nil || string(after) != string(before) {
+		t.Errorf("the file was changed: %v", err)
+	}
+	for _, f := range r.Findings {
+		if err := sqlitex.ExecuteTransient(conn, f.SQL, nil); err != nil {
+			t.Errorf("%s: %v", f.SQL, err)
+		}
+		if strings.Contains(f.SQL, "ON \"victim\"") && (len(f.Gains) != 2 || !strings.HasPrefix(f.SQL, "CREATE INDEX victim_a_idx2 ")) {
+			t.Errorf("%+v", f)
+		}
+	}
+	n := 0
+	if err := sqlitex.ExecuteTransient(conn, "SELECT count(*) FROM victim WHERE name <> 'x'", &sqlitex.ExecOptions{ResultFunc: func(st *sqlite.Stmt) error { n = st.ColumnInt(0); return nil }}); err != nil || n != 30000 {
+		t.Errorf("%d rows are as they were, %v", n, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Run(ctx, []Source{src}, Options{}); err == nil {
+		t.Error("it goes on after its end")
+	}
+	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "millrace-advise-*")); len(left) > 1 { // another test may be about to open its own
+		t.Errorf("left behind: %q", left)
 	}
 }

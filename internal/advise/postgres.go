@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"regexp"
 	"slices"
@@ -19,19 +20,23 @@ import (
 // session is a connection that may not write. What it asks of the server ends after statementLimit.
 type session struct {
 	conn   *pgconn.PgConn
-	base   map[string]string // the source's settings
+	base   [][2]string       // the source's settings
 	hypo   string            // the schema of hypopg, quoted; "" where it is not installed
 	tables map[string]*table // by qualified name
+	names  map[string]string // of indexes that are proposed, with schema: their definitions
 }
 
 const (
 	connectLimit   = 10 * time.Second
 	statementLimit = 30 * time.Second
+	lockLimit      = 2 * time.Second
 )
 
 // table is what is known of a table.
 type table struct {
 	name    string // with its schema, as SQL writes it
+	schema  string
+	own     string // without the schema, as it is
 	rows    float64
 	types   map[string]string // of columns
 	spread  map[string]float64
@@ -40,7 +45,7 @@ type table struct {
 	have    [][]string // columns of its indexes; of SQLite
 }
 
-func openSession(ctx context.Context, cfg *sqldb.Config) (*session, error) {
+func openSession(ctx context.Context, cfg *sqldb.Config, o Options) (*session, error) {
 	config, err := pgconn.ParseConfig(cfg.Postgres.Primary.Reveal())
 	if err != nil {
 		return nil, errors.New("postgres.primary is not a connection URL")
@@ -48,6 +53,7 @@ func openSession(ctx context.Context, cfg *sqldb.Config) (*session, error) {
 	config.RuntimeParams["application_name"] = "millrace advise"
 	config.RuntimeParams["client_encoding"] = "UTF8"
 	config.RuntimeParams["default_transaction_read_only"] = "on"
+	config.RuntimeParams["lock_timeout"] = strconv.FormatInt(lockLimit.Milliseconds(), 10)
 	config.RuntimeParams["statement_timeout"] = strconv.FormatInt(statementLimit.Milliseconds(), 10)
 	ctx, cancel := context.WithTimeout(ctx, connectLimit)
 	defer cancel()
@@ -55,12 +61,16 @@ func openSession(ctx context.Context, cfg *sqldb.Config) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the database cannot be reached: %w", withoutURL(err))
 	}
-	s := &session{conn: conn, tables: map[string]*table{}, base: map[string]string{}}
-	for name, v := range cfg.Settings {
-		if strings.HasPrefix(v, "$") { // the caller's, who is nobody here
-			v = ""
+	s := &session{conn: conn, tables: map[string]*table{}, names: map[string]string{}}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Settings)) {
+		v := cfg.Settings[name]
+		switch v {
+		case "$tenant":
+			v = o.Tenant
+		case "$subject":
+			v = o.Subject
 		}
-		s.base[name] = v
+		s.base = append(s.base, [2]string{name, v})
 	}
 	rows, err := s.query(ctx, "SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'hypopg'")
 	if err != nil {
@@ -107,26 +117,40 @@ func (s *session) query(ctx context.Context, sql string, args ...string) ([][]st
 	return rows, nil
 }
 
-// set sets the source's settings and the statement's.
-func (s *session) set(ctx context.Context, hints map[string]string) error {
-	for _, all := range []map[string]string{s.base, hints} {
-		for name, v := range all {
-			if _, err := s.query(ctx, "SELECT set_config($1, $2, false)", name, v); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// explain plans a statement. It is prepared anew each time: a plan that the server keeps may rest on an index that was only imagined.
-func (s *session) explain(ctx context.Context, sql, args string) (*plan, error) {
-	for _, text := range []string{"DEALLOCATE ALL", "PREPARE millrace_advise AS " + sql} {
+// explain plans a statement as its look says. It is prepared anew each time: a plan that the server keeps may rest on an index that was only
+// imagined. It does so in a transaction that reads only and is rolled back: planning runs functions that call themselves immutable, whoever wrote them,
+// and what those set for the session must not outlive it.
+func (s *session) explain(ctx context.Context, l *look) (p *plan, err error) {
+	for _, text := range []string{"DEALLOCATE ALL", "BEGIN TRANSACTION READ ONLY"} {
 		if _, err := s.query(ctx, text); err != nil {
 			return nil, err
 		}
 	}
-	rows, err := s.query(ctx, "EXPLAIN (FORMAT JSON, VERBOSE) EXECUTE millrace_advise"+args)
+	defer func() {
+		if _, failed := s.query(context.WithoutCancel(ctx), "ROLLBACK"); err == nil && failed != nil {
+			p, err = nil, failed
+		}
+	}()
+	settings, role := [][2]string{{"plan_cache_mode", l.mode}}, [][2]string(nil)
+	for _, v := range s.base {
+		if strings.EqualFold(v[0], "role") { // last: it may not be allowed to set the others
+			role = append(role, v)
+			continue
+		}
+		settings = append(settings, v)
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.hints())) {
+		settings = append(settings, [2]string{name, l.hints()[name]})
+	}
+	for _, v := range append(settings, role...) {
+		if _, err := s.query(ctx, "SELECT set_config($1, $2, true)", v[0], v[1]); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := s.query(ctx, "PREPARE millrace_advise AS "+l.sql); err != nil {
+		return nil, err
+	}
+	rows, err := s.query(ctx, "EXPLAIN (FORMAT JSON, VERBOSE) EXECUTE millrace_advise"+l.args)
 	if err != nil {
 		return nil, err
 	}
@@ -148,23 +172,12 @@ type look struct {
 	latest *plan
 }
 
-// prepare sets what holds for the statement.
-func (s *session) prepare(ctx context.Context, l *look) error {
-	if _, err := s.query(ctx, "RESET ALL"); err != nil {
-		return err
+// hints gives the statement's own settings.
+func (l *look) hints() map[string]string {
+	if l.st == nil {
+		return nil
 	}
-	if err := s.set(ctx, l.st.Hints); err != nil {
-		return err
-	}
-	_, err := s.query(ctx, "SELECT set_config('plan_cache_mode', $1, false)", l.mode)
-	return err
-}
-
-func (s *session) plan(ctx context.Context, l *look) (*plan, error) {
-	if err := s.prepare(ctx, l); err != nil {
-		return nil, err
-	}
-	return s.explain(ctx, l.sql, l.args)
+	return l.st.Hints
 }
 
 var numbered = regexp.MustCompile(`\$(\d+)`)
@@ -201,13 +214,13 @@ func (s *session) look(ctx context.Context, st *Statement) (*look, error) {
 	}
 	l.args = nulls
 	var err error
-	if l.first, err = s.plan(ctx, l); err != nil {
+	if l.first, err = s.explain(ctx, l); err != nil {
 		return nil, err
 	}
-	if len(params) > 0 {
+	if values := s.values(ctx, l, params); len(params) > 0 && !slices.Contains(values, "NULL") { // of NULL the planner knows that nothing is found
 		custom := *l
-		custom.mode, custom.args = "force_custom_plan", "("+strings.Join(s.values(ctx, l, params), ", ")+")"
-		if first, err := s.plan(ctx, &custom); err == nil {
+		custom.mode, custom.args = "force_custom_plan", "("+strings.Join(values, ", ")+")"
+		if first, err := s.explain(ctx, &custom); err == nil {
 			l.mode, l.args, l.first = custom.mode, custom.args, first
 		}
 	}
@@ -278,8 +291,11 @@ func (s *session) table(ctx context.Context, schema, relation string) (*table, e
 	}
 	t := &table{types: map[string]string{}, spread: map[string]float64{}}
 	s.tables[key] = t
-	rows, err := s.query(ctx, `SELECT c.oid::regclass::text, a.attname, y.typname, COALESCE(st.n_distinct, 0), (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid),
-			COALESCE(w.n_tup_ins, 0), COALESCE(w.n_tup_upd, 0), COALESCE(w.n_tup_hot_upd, 0), COALESCE(w.n_tup_del, 0)
+	if schema == "pg_catalog" || schema == "pg_toast" || schema == "information_schema" {
+		return t, nil // the database's own
+	}
+	rows, err := s.query(ctx, `SELECT format('%I.%I', n.nspname, c.relname), a.attname, y.typname, COALESCE(st.n_distinct, 0), (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid),
+			COALESCE(w.n_tup_ins, 0), COALESCE(w.n_tup_upd, 0), COALESCE(w.n_tup_hot_upd, 0), COALESCE(w.n_tup_del, 0), c.reltuples
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped JOIN pg_type y ON y.oid = a.atttypid
 			LEFT JOIN pg_stats st ON st.schemaname = n.nspname AND st.tablename = c.relname AND st.attname = a.attname AND NOT st.inherited
 			LEFT JOIN pg_stat_user_tables w ON w.relid = c.oid
@@ -287,18 +303,19 @@ func (s *session) table(ctx context.Context, schema, relation string) (*table, e
 	if err != nil || len(rows) == 0 {
 		return t, err
 	}
-	t.name = rows[0][0]
+	t.name, t.schema, t.own = rows[0][0], schema, relation
 	for _, row := range rows {
 		t.types[row[1]] = row[2]
 		t.spread[row[1]], _ = strconv.ParseFloat(row[3], 64)
 	}
 	t.indexes, _ = strconv.Atoi(rows[0][4])
 	t.writes = fmt.Sprintf("the table has %d now; its statistics count %s inserts, %s updates (%s of them touch no index) and %s deletes", t.indexes, rows[0][5], rows[0][6], rows[0][7], rows[0][8])
-	all, err := s.explain(ctx, "SELECT FROM ONLY "+t.name, "")
-	if err != nil {
-		return t, err
-	}
-	t.rows = all.Rows // as the planner counts them, also where nobody has run ANALYZE
+	t.rows, _ = strconv.ParseFloat(rows[0][9], 64)
+	if all, err := s.explain(ctx, &look{mode: "auto", sql: "SELECT FROM ONLY " + t.name}); err == nil {
+		t.rows = all.Rows // as the planner counts them, also where nobody has run ANALYZE
+	} else if ctx.Err() != nil {
+		return t, ctx.Err()
+	} // else it may not be read: a view of it may
 	for column, n := range t.spread {
 		if n < 0 {
 			t.spread[column] = -n * t.rows

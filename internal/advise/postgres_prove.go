@@ -58,7 +58,7 @@ func (p *plan) sorts() (yes bool) {
 
 // postgres looks at the statements of a source on PostgreSQL.
 func (r *Report) postgres(ctx context.Context, src *Source, o Options) error {
-	s, err := openSession(ctx, &src.Config)
+	s, err := openSession(ctx, &src.Config, o)
 	if err != nil {
 		return err
 	}
@@ -85,8 +85,11 @@ func (r *Report) postgres(ctx context.Context, src *Source, o Options) error {
 		r.Looked++
 		looks = append(looks, l)
 		keys, err := s.references(ctx, l)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err != nil {
-			return err
+			r.note("%s: foreign keys on the table of %s cannot be looked at: %v", st.Where, st.Name, err)
 		}
 		looks = append(looks, keys...)
 	}
@@ -97,18 +100,22 @@ func (r *Report) postgres(ctx context.Context, src *Source, o Options) error {
 	}
 	var kept []*imagined
 	for _, l := range looks {
-		if l.latest, err = s.plan(ctx, l); err != nil { // with what others are to get
-			return err
+		latest, err := s.explain(ctx, l) // with what others are to get
+		if err == nil {
+			l.latest = latest
 		}
-		for range 4 { // one statement may lack several
-			better, err := s.improve(ctx, l)
-			if err != nil {
-				return err
-			}
-			if better == nil {
+		for n := 0; n < 4 && err == nil; n++ { // one statement may lack several
+			var better []*imagined
+			if better, err = s.improve(ctx, l); better == nil {
 				break
 			}
 			kept = append(kept, better...)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			r.note("%s: %s was not looked at to its end: %v", l.st.Where, l.st.Name, err)
 		}
 	}
 	if kept, err = s.thin(ctx, looks, kept); err != nil {
@@ -119,9 +126,6 @@ func (r *Report) postgres(ctx context.Context, src *Source, o Options) error {
 
 // improve finds the index that helps a statement most, and leaves it imagined; nil for none.
 func (s *session) improve(ctx context.Context, l *look) ([]*imagined, error) {
-	if err := s.prepare(ctx, l); err != nil {
-		return nil, err
-	}
 	var best []candidate
 	var bestPlan *plan
 	var of *access
@@ -186,7 +190,7 @@ func (s *session) try(ctx context.Context, l *look, set []candidate) (made []*im
 		}
 		made = append(made, i)
 	}
-	if p, err = s.explain(ctx, l.sql, l.args); err != nil {
+	if p, err = s.explain(ctx, l); err != nil {
 		return made, nil, err
 	}
 	return made, p, nil
@@ -252,7 +256,7 @@ func (s *session) references(ctx context.Context, l *look) (out []*look, err err
 		n, _ := strconv.Atoi(row[2])
 		key := &look{st: l.st, kind: foreignKey, mode: "force_generic_plan", sql: "SELECT 1 FROM ONLY " + row[0] + " AS x WHERE " + row[1],
 			args: "(" + strings.TrimSuffix(strings.Repeat("NULL, ", n), ", ") + ")"}
-		if key.first, err = s.plan(ctx, key); err != nil {
+		if key.first, err = s.explain(ctx, key); err != nil {
 			return nil, err
 		}
 		key.latest = key.first
@@ -274,7 +278,7 @@ func (s *session) thin(ctx context.Context, looks []*look, kept []*imagined) ([]
 			if !l.latest.uses(i) {
 				continue
 			}
-			p, err := s.plan(ctx, l)
+			p, err := s.explain(ctx, l)
 			if err != nil {
 				return nil, err
 			}
@@ -306,7 +310,7 @@ func (s *session) thin(ctx context.Context, looks []*look, kept []*imagined) ([]
 		}
 		i.oid, i.name = again.oid, again.name
 		for _, l := range looks { // plans name indexes
-			if l.latest, err = s.plan(ctx, l); err != nil {
+			if l.latest, err = s.explain(ctx, l); err != nil {
 				return nil, err
 			}
 		}
@@ -317,7 +321,10 @@ func (s *session) thin(ctx context.Context, looks []*look, kept []*imagined) ([]
 // tell makes findings of the indexes.
 func (s *session) tell(ctx context.Context, r *Report, src *Source, looks []*look, kept []*imagined) error {
 	for _, i := range kept {
-		f := i.finding(src)
+		f, err := s.finding(ctx, src, i)
+		if err != nil {
+			return err
+		}
 		f.Proof, f.Unit = "hypopg", "cost"
 		rows, err := s.query(ctx, "SELECT "+s.hypo+"hypopg_relation_size($1::text::oid)", i.oid)
 		if err != nil {
@@ -343,14 +350,20 @@ func (l *look) gain(what string, after float64) Gain {
 	return Gain{Name: l.st.Name, Where: l.st.Where, What: what, Before: l.first.Cost, After: after, Calls: l.st.Calls, Seconds: l.st.Seconds}
 }
 
-func (i *imagined) finding(src *Source) Finding {
+func (s *session) finding(ctx context.Context, src *Source, i *imagined) (Finding, error) {
 	t := i.table
+	name, err := indexName(t.own, i.columns, func(name string) (bool, error) {
+		rows, err := s.query(ctx, "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2", t.schema, name)
+		if key := t.schema + "." + name; err == nil && len(rows) == 0 && (s.names[key] == "" || s.names[key] == i.definition()) {
+			s.names[key] = i.definition()
+			return false, nil
+		}
+		return true, err
+	})
 	return Finding{Source: src.Name, Table: t.name, Kinds: i.kinds, definition: i.definition(), Rows: int64(t.rows),
 		Writes: "each insert, each delete and each update of these columns has one more index to keep: " + t.writes,
-		SQL:    "CREATE INDEX CONCURRENTLY " + indexName(unqualified.ReplaceAllString(t.name, ""), i.columns) + " ON " + i.definition() + ";"}
+		SQL:    "CREATE INDEX CONCURRENTLY " + name + " ON " + i.definition() + ";"}, err
 }
-
-var unqualified = regexp.MustCompile(`^(?:\w+|"[^"]*")\.|"`)
 
 // guess finds what the plans show without proof: tables that are read from end to end for a small part of their rows.
 func (s *session) guess(ctx context.Context, r *Report, src *Source, looks []*look) error {
@@ -382,7 +395,10 @@ func (s *session) guess(ctx context.Context, r *Report, src *Source, looks []*lo
 			}
 			i := &imagined{candidate: candidate{t, columns[:min(len(columns), mostColumns)]}}
 			i.kinds = []string{cmp.Or(l.kind, fullScan)}
-			f := i.finding(src)
+			f, err := s.finding(ctx, src, i)
+			if err != nil {
+				return err
+			}
 			g := l.gain(l.what(a, i), 0)
 			g.Before = 0
 			f.Gains = []Gain{g}
@@ -396,14 +412,14 @@ func (s *session) guess(ctx context.Context, r *Report, src *Source, looks []*lo
 }
 
 // counted adds what pg_stat_statements knows: what the file's statements have cost, and the costliest others. Where it is not there,
-// nothing is added.
+// nothing is added. It keeps to what the source's own user has run: to plan what others wrote would run their functions in his name.
 func (s *session) counted(ctx context.Context, statements []Statement, most int) ([]Statement, error) {
 	rows, err := s.query(ctx, "SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'pg_stat_statements'")
 	if err != nil || len(rows) == 0 {
 		return statements, err
 	}
 	rows, err = s.query(ctx, `SELECT query, calls, total_exec_time / 1000 FROM `+rows[0][0]+`.pg_stat_statements
-		WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND query ~* '^\s*(SELECT|WITH|UPDATE|DELETE)\y' AND query !~* '\ypg_|LATERAL \(' ORDER BY total_exec_time DESC LIMIT 1000`)
+		WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND userid = (SELECT oid FROM pg_roles WHERE rolname = session_user) AND query ~* '^\s*(SELECT|WITH|UPDATE|DELETE)\y' AND query !~* '\ypg_|LATERAL \(' ORDER BY total_exec_time DESC LIMIT 1000`)
 	if err != nil {
 		return statements, err
 	}

@@ -13,13 +13,13 @@ func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
 	for i := range r.Findings {
 		f := &r.Findings[i]
-		fmt.Fprintf(&b, "%d. %s: %s of %s rows, in source %s\n", i+1, strings.Join(f.Kinds, ", "), f.Table, count(float64(f.Rows)), f.Source)
+		fmt.Fprintf(&b, "%d. %s: %s of %s rows, in source %s\n", i+1, strings.Join(f.Kinds, ", "), printable(f.Table), count(float64(f.Rows)), f.Source)
 		for _, g := range f.Gains {
 			b.WriteString("   " + printable(g.Name))
 			if g.Where != "" {
 				b.WriteString(" (" + g.Where + ")")
 			}
-			fmt.Fprintf(&b, ": %s%s\n", g.What, g.measured(f.Unit))
+			fmt.Fprintf(&b, ": %s%s\n", printable(g.What), g.measured(f.Unit))
 		}
 		switch f.Proof {
 		case "hypopg":
@@ -34,7 +34,9 @@ func (r *Report) WriteText(w io.Writer) error {
 		}
 		fmt.Fprintf(&b, "   writes: %s\n\n   %s\n\n", f.Writes, f.SQL)
 	}
-	if len(r.Findings) == 0 {
+	if r.Looked == 0 {
+		b.WriteString("no statement could be looked at\n")
+	} else if len(r.Findings) == 0 {
 		fmt.Fprintf(&b, "statements looked at: %d; no index is missing\n", r.Looked)
 	} else {
 		fmt.Fprintf(&b, "statements looked at: %d. Nothing was created: run what you want of the SQL (--sql prints it alone)\n", r.Looked)

@@ -23,6 +23,7 @@ const (
 	timedRuns  = 3                      // of each set of values: the quickest counts
 	timedRows  = 1000                   // of a result, as max_rows is where nobody sets it
 	timedLimit = 20 * time.Second       // for one run
+	slowRun    = time.Second            // what takes longer is timed once, with one set of values
 	leastTime  = 200 * time.Microsecond // a statement that is quicker lacks nothing
 	mostTried  = 8                      // indexes that are built for one table of one statement
 )
@@ -30,12 +31,18 @@ const (
 // sqlite looks at the statements of a source on SQLite.
 func (r *Report) sqlite(ctx context.Context, src *Source, o Options) error {
 	path := src.Config.SQLite.Path
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
+	size := int64(0)
+	for _, file := range []string{path, path + "-wal"} {
+		info, err := os.Stat(file)
+		if err != nil && (file == path || !os.IsNotExist(err)) {
+			return err
+		}
+		if err == nil {
+			size += info.Size()
+		}
 	}
-	if o.MaxCopy > 0 && info.Size() > o.MaxCopy {
-		r.note("source %s: %s has %d MiB and was not copied: allow it with --max-copy, and see that the folder for temporary files ($TMPDIR) has room", src.Name, path, info.Size()>>20)
+	if o.MaxCopy > 0 && size > o.MaxCopy {
+		r.note("source %s: %s has %d MiB and was not copied: allow it with --max-copy, and see that the folder for temporary files ($TMPDIR) has room", src.Name, path, size>>20)
 		return nil
 	}
 	c, err := newCopy(ctx, path)
@@ -55,20 +62,27 @@ func (r *Report) sqlite(ctx context.Context, src *Source, o Options) error {
 			r.note("%s: %s cannot be tried: %v", st.Where, st.Name, err)
 			continue
 		}
-		r.Looked++
-		if l == nil {
-			continue
+		if r.Looked++; l != nil {
+			looks = append(looks, l)
 		}
-		looks = append(looks, l)
-		for range 3 { // one statement may lack several
-			better, err := c.improve(ctx, l)
-			if err != nil {
-				return err
-			}
-			if better == nil {
+	}
+	for _, l := range looks {
+		var err error
+		if l.steps, err = steps(c.empty, l.sql); err == nil { // with what others are to get
+			l.latest, err = c.time(ctx, l)
+		}
+		for n := 0; n < 3 && err == nil; n++ { // one statement may lack several
+			var better *builtIndex
+			if better, err = c.improve(ctx, l); better == nil {
 				break
 			}
 			built = append(built, better)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			r.note("%s: %s was not looked at to its end: %v", l.st.Where, l.st.Name, err)
 		}
 	}
 	return c.tell(ctx, r, src, looks, built)
@@ -78,6 +92,7 @@ func (r *Report) sqlite(ctx context.Context, src *Source, o Options) error {
 type timed struct {
 	st     *Statement
 	sql    string
+	runs   int     // of each set of values
 	values [][]any // sets of them
 	asks   map[string]*access
 	first  time.Duration
@@ -85,7 +100,11 @@ type timed struct {
 	steps  []string // of the plan
 }
 
-var words = regexp.MustCompile(`\w+`)
+var (
+	words     = regexp.MustCompile(`\w+`)
+	leading   = regexp.MustCompile(`^(?s:\s|--[^\n]*\n|/\*.*?\*/)+`) // of comments
+	returning = regexp.MustCompile(`(?is)\sRETURNING\s.*$`)
+)
 
 // look times a statement as it is; nil for one that is quick enough, or inserts.
 func (c *copied) look(ctx context.Context, st *Statement) (*timed, error) {
@@ -102,13 +121,13 @@ func (c *copied) look(ctx context.Context, st *Statement) (*timed, error) {
 	if err != nil {
 		return nil, err
 	}
-	verb := strings.ToUpper(words.FindString(sql))
+	verb := strings.ToUpper(words.FindString(leading.ReplaceAllString(sql, "")))
 	if verb == "INSERT" || verb == "REPLACE" || verb == "PRAGMA" || verb == "EXPLAIN" {
 		return nil, nil
 	}
-	l := &timed{st: st, sql: sql}
+	l := &timed{st: st, sql: sql, runs: timedRuns}
 	clear(c.seen)
-	spied, _, err := c.spy.PrepareTransient(sql)
+	spied, _, err := c.spy.PrepareTransient(returning.ReplaceAllString(sql, "")) // tables that only tell what they are asked for return nothing
 	if err != nil {
 		return nil, fmt.Errorf("it cannot be planned apart: %w", err)
 	}
@@ -120,15 +139,18 @@ func (c *copied) look(ctx context.Context, st *Statement) (*timed, error) {
 	if l.values, err = c.values(l, params); err != nil {
 		return nil, err
 	}
-	if l.first, err = c.time(ctx, l); err != nil {
+	if l.first, err = c.time(ctx, &timed{sql: sql, runs: 1, values: l.values[:1]}); err != nil {
 		return nil, err
 	}
-	l.latest = l.first
+	if l.first > slowRun {
+		l.runs, l.values = 1, l.values[:1]
+	} else if l.first, err = c.time(ctx, l); err != nil {
+		return nil, err
+	}
 	if l.first < leastTime {
 		return nil, nil
 	}
-	l.steps, err = steps(c.empty, sql)
-	return l, err
+	return l, nil
 }
 
 // steps gives the lines of a plan.
@@ -160,8 +182,7 @@ func (c *copied) values(l *timed, params []int) ([][]any, error) {
 			p := l.st.Params[n]
 			var v any
 			var ok bool
-			if p.Example != "" {
-				v, ok = p.Example, true
+			if v, ok = p.example(); ok {
 			} else if bound[i].column != "" {
 				place := at[i]
 				if place == 0.5 {
@@ -193,6 +214,31 @@ func (c *copied) values(l *timed, params []int) ([][]any, error) {
 	return sets, nil
 }
 
+// example is the value that the file has for a parameter, as it is bound.
+func (p Param) example() (v any, ok bool) {
+	if p.Example == "" {
+		return nil, false
+	}
+	switch p.Type {
+	case "integer":
+		n, err := strconv.ParseInt(p.Example, 10, 64)
+		return n, err == nil
+	case "number":
+		n, err := strconv.ParseFloat(p.Example, 64)
+		return n, err == nil
+	case "boolean":
+		n := 0
+		if p.Example == "true" {
+			n = 1
+		}
+		return n, true
+	}
+	return p.Example, true
+}
+
+// sampled is how many rows of a table values are taken from.
+const sampled = 10_000
+
 // sample gives a value of a column of one of the statement's tables.
 func (c *copied) sample(l *timed, column string, place float64) (any, bool, error) {
 	for _, name := range slices.Sorted(maps.Keys(c.tables)) {
@@ -200,35 +246,54 @@ func (c *copied) sample(l *timed, column string, place float64) (any, bool, erro
 		if l.asks[name] == nil || t.rows == 0 {
 			continue
 		}
-		var v any
-		ok := false
-		err := sqlitex.ExecuteTransient(c.full, fmt.Sprintf("SELECT %[1]s FROM %[2]s WHERE %[1]s IS NOT NULL ORDER BY 1 LIMIT 1 OFFSET (SELECT CAST(count(%[1]s) * %.2[3]f AS integer) FROM %[2]s)", quote(column), t.name, place),
-			&sqlitex.ExecOptions{ResultFunc: func(st *sqlite.Stmt) error {
-				switch ok = true; st.ColumnType(0) {
-				case sqlite.TypeInteger:
-					v = st.ColumnInt64(0)
-				case sqlite.TypeFloat:
-					v = st.ColumnFloat(0)
-				default:
-					v = st.ColumnText(0)
-				}
-				return nil
-			}})
-		if ok || err == nil && c.has(name, column) {
-			return v, ok, err
+		has, err := texts(c.full, "SELECT 1 FROM pragma_table_xinfo(?) WHERE lower(name) = lower(?)", name, column)
+		if err != nil {
+			return nil, false, err
 		}
+		if len(has) == 0 {
+			continue
+		}
+		values, err := c.valuesOf(t, column)
+		if err != nil || len(values) == 0 {
+			return nil, false, err
+		}
+		return values[min(len(values)-1, int(place*float64(len(values))))], true, nil
 	}
 	return nil, false, nil
 }
 
-func (c *copied) has(table, column string) bool {
-	rows, err := texts(c.full, "SELECT 1 FROM pragma_table_xinfo(?) WHERE lower(name) = lower(?)", table, column)
-	return err == nil && len(rows) > 0
+// valuesOf gives values of a column in their order, from rows all over the table.
+func (c *copied) valuesOf(t *table, column string) (values []any, err error) {
+	key := t.name + "." + column
+	if known, ok := c.samples[key]; ok {
+		return known, nil
+	}
+	collect := func(from string) error {
+		values = nil
+		return sqlitex.ExecuteTransient(c.full, fmt.Sprintf("SELECT v FROM (SELECT %s AS v FROM %s %s) WHERE v IS NOT NULL ORDER BY 1", quote(column), t.name, from), &sqlitex.ExecOptions{ResultFunc: func(st *sqlite.Stmt) error {
+			switch st.ColumnType(0) {
+			case sqlite.TypeInteger:
+				values = append(values, st.ColumnInt64(0))
+			case sqlite.TypeFloat:
+				values = append(values, st.ColumnFloat(0))
+			default:
+				values = append(values, st.ColumnText(0))
+			}
+			return nil
+		}})
+	}
+	if err = collect(fmt.Sprintf("WHERE rowid %% %d = 0 LIMIT %d", max(1, int(t.rows)/sampled), sampled)); err != nil || len(values) == 0 { // without rowids, say
+		err = collect(fmt.Sprintf("LIMIT %d", sampled))
+	}
+	c.samples[key] = values
+	return values, err
 }
 
+var errSlow = fmt.Errorf("it takes longer than %s", timedLimit)
+
 // time runs a statement with all its values on the copy, and gives how long they take together at best. What it writes is taken back.
-func (c *copied) time(ctx context.Context, l *timed) (time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, timedLimit)
+func (c *copied) time(parent context.Context, l *timed) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(parent, timedLimit)
 	defer cancel()
 	c.full.SetInterrupt(ctx.Done())
 	defer c.full.SetInterrupt(c.done)
@@ -240,12 +305,15 @@ func (c *copied) time(ctx context.Context, l *timed) (time.Duration, error) {
 	all := time.Duration(0)
 	for _, set := range l.values {
 		best := time.Duration(0)
-		for range timedRuns {
+		for range l.runs {
 			took, err := c.once(stmt, set)
-			if err != nil {
-				if ctx.Err() != nil {
-					return 0, fmt.Errorf("it takes longer than %s", timedLimit)
-				}
+			switch {
+			case err == nil:
+			case parent.Err() != nil:
+				return 0, parent.Err()
+			case ctx.Err() != nil:
+				return 0, errSlow
+			default:
 				return 0, err
 			}
 			if best == 0 || took < best {
@@ -322,7 +390,7 @@ func (c *copied) improve(ctx context.Context, l *timed) (*builtIndex, error) {
 			return nil, err
 		}
 		tried := 0
-		for _, set := range a.candidates(t, func(string) string { return "COLLATE NOCASE" }) {
+		for _, set := range a.candidates(t, func(string) string { return strings.TrimSpace(nocase) }) {
 			if len(set) != 1 || tried == mostTried || t.hasIndex(set[0].columns) {
 				continue // of OR each arm has been tried alone
 			}
@@ -338,6 +406,9 @@ func (c *copied) improve(ctx context.Context, l *timed) (*builtIndex, error) {
 				return nil, err
 			}
 			took, err := c.time(ctx, l)
+			if errors.Is(err, errSlow) {
+				took, err = timedLimit, nil
+			}
 			if err := errors.Join(err, drop(c.full, trial)); err != nil {
 				return nil, err
 			}
@@ -353,7 +424,14 @@ func (c *copied) improve(ctx context.Context, l *timed) (*builtIndex, error) {
 	if best == nil {
 		return nil, nil
 	}
-	b := &builtIndex{candidate: *best, name: indexName(strings.Trim(best.table.name, `"`), best.columns), whats: map[*timed]string{}}
+	b := &builtIndex{candidate: *best, whats: map[*timed]string{}}
+	var err error
+	if b.name, err = indexName(best.table.own, best.columns, func(name string) (bool, error) {
+		rows, err := texts(c.full, "SELECT 1 FROM sqlite_schema WHERE lower(name) = ?", name)
+		return len(rows) > 0, err
+	}); err != nil {
+		return nil, err
+	}
 	before, err := c.pages()
 	if err != nil {
 		return nil, err
@@ -371,14 +449,14 @@ func (c *copied) improve(ctx context.Context, l *timed) (*builtIndex, error) {
 	if err := build(c.empty, b.name, *best); err != nil {
 		return nil, err
 	}
-	best.table.have = append(best.table.have, plain(best.columns))
+	best.table.have = append(best.table.have, best.columns)
 	b.kinds, b.whats[l] = l.describe(best)
 	with, err := steps(c.empty, l.sql)
 	if err != nil {
 		return nil, err
 	}
 	if l.sorts(l.steps) && !l.sorts(with) {
-		if len(b.kinds) > 0 && slices.Contains(l.asks[strings.Trim(best.table.name, `"`)].sorted, best.columns[0]) {
+		if len(b.kinds) > 0 && slices.Contains(l.asks[best.table.own].sorted, best.columns[0]) {
 			b.kinds = nil
 		}
 		b.kinds = append(b.kinds, sorting)
@@ -429,7 +507,7 @@ func (l *timed) sorts(steps []string) bool {
 
 // describe says what an index mends, and what happens without it. The plan calls a table by its alias.
 func (l *timed) describe(c *candidate) (kinds []string, what string) {
-	name := strings.Trim(c.table.name, `"`)
+	name := c.table.own
 	called := func(s string) bool { // the step is of this table
 		f := strings.Fields(s)
 		if len(f) < 2 || f[0] != "SCAN" && f[0] != "SEARCH" {
@@ -473,7 +551,9 @@ func (c *copied) tell(ctx context.Context, r *Report, src *Source, looks []*time
 	plans := map[*timed][]string{}
 	for _, l := range looks {
 		var err error
-		if l.latest, err = c.time(ctx, l); err != nil {
+		if l.latest, err = c.time(ctx, l); errors.Is(err, errSlow) {
+			l.latest = timedLimit
+		} else if err != nil {
 			return err
 		}
 		if plans[l], err = steps(c.empty, l.sql); err != nil {

@@ -20,17 +20,18 @@ type copied struct {
 	full, empty, spy *sqlite.Conn
 	seen             map[string]*access // by table: what the spy was asked for
 	tables           map[string]*table
-	done             <-chan struct{} // of the context: what runs on the copy ends with it
+	samples          map[string][]any // by table and column
+	done             <-chan struct{}  // of the context: what runs on the copy ends with it
 	stop             func()
 }
 
 // newCopy copies a file. What it holds of others' writes is as they had it at one moment.
-func newCopy(ctx context.Context, path string) (c *copied, err error) {
+func newCopy(ctx context.Context, path string) (made *copied, err error) {
 	dir, err := os.MkdirTemp("", "millrace-advise-")
 	if err != nil {
 		return nil, err
 	}
-	c = &copied{seen: map[string]*access{}, tables: map[string]*table{}, done: ctx.Done()}
+	c := &copied{seen: map[string]*access{}, tables: map[string]*table{}, samples: map[string][]any{}, done: ctx.Done()}
 	c.stop = func() {
 		for _, conn := range []*sqlite.Conn{c.full, c.empty, c.spy} {
 			if conn != nil {
@@ -44,7 +45,7 @@ func newCopy(ctx context.Context, path string) (c *copied, err error) {
 			c.stop()
 		}
 	}()
-	original, err := sqlite.OpenConn(path, sqlite.OpenReadWrite)
+	original, err := sqlite.OpenConn(path, sqlite.OpenReadOnly) // so that it does not tidy up after a server that was killed, either
 	if err != nil {
 		return nil, err
 	}
@@ -55,6 +56,9 @@ func newCopy(ctx context.Context, path string) (c *copied, err error) {
 		return nil, fmt.Errorf("copy the file: %w", err)
 	}
 	if c.full, err = sqlite.OpenConn(file, sqlite.OpenReadWrite); err != nil {
+		return nil, err
+	}
+	if err := os.RemoveAll(dir); err != nil { // the file lives while it is open, and no longer, however this process ends
 		return nil, err
 	}
 	for _, pragma := range []string{"PRAGMA trusted_schema=0", "PRAGMA synchronous=off", "PRAGMA journal_mode=memory", "PRAGMA cache_size=-65536"} {
@@ -106,21 +110,29 @@ func (c *copied) learn() error {
 				return fmt.Errorf("view %s: %w", o[1], err)
 			}
 		case "table":
-			t := &table{name: quote(o[1]), types: map[string]string{}, spread: map[string]float64{}}
+			t := &table{name: quote(o[1]), own: o[1], types: map[string]string{}, spread: map[string]float64{}}
 			n, err := texts(c.full, "SELECT count(*), (SELECT count(*) FROM pragma_index_list(?)) FROM "+t.name, o[1])
 			if err != nil {
 				return err
 			}
 			t.rows, _ = strconv.ParseFloat(n[0][0], 64)
 			t.indexes, _ = strconv.Atoi(n[0][1])
-			list, err := texts(c.full, `SELECT (SELECT group_concat(name, char(10)) FROM (SELECT name FROM pragma_index_info(l.name) ORDER BY seqno)) FROM pragma_index_list(?) AS l WHERE NOT partial`, o[1])
+			list, err := texts(c.full, `SELECT name FROM pragma_index_list(?) WHERE NOT partial`, o[1])
 			if err != nil {
 				return err
 			}
-			for _, row := range list {
-				var columns []string
-				for column := range strings.SplitSeq(row[0], "\n") {
-					columns = append(columns, quote(column))
+			for _, index := range list {
+				keys, err := texts(c.full, "SELECT name, coll FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno", index[0])
+				if err != nil {
+					return err
+				}
+				var columns []string // an expression has no name, and is none of a candidate's
+				for _, key := range keys {
+					column := quote(key[0])
+					if key[1] == "NOCASE" {
+						column += nocase
+					}
+					columns = append(columns, column)
 				}
 				t.have = append(t.have, columns)
 			}
@@ -149,19 +161,17 @@ func (c *copied) learn() error {
 	return sqlitex.ExecuteTransient(c.empty, "ANALYZE sqlite_schema", nil) // reads it
 }
 
-// plain gives the columns of an index alone.
-func plain(columns []string) (out []string) {
-	for _, c := range columns {
-		out = append(out, strings.TrimSuffix(strings.TrimSuffix(c, " DESC"), " COLLATE NOCASE"))
-	}
-	return out
-}
+// nocase follows a column of an index that serves LIKE.
+const nocase = " COLLATE NOCASE"
 
-// hasIndex tells whether an index that is there begins with the columns: one more could only be luck in measuring.
+// hasIndex tells whether an index that is there begins with the columns: one more could only be luck in measuring. Its collation may be the
+// column's own.
 func (t *table) hasIndex(columns []string) bool {
-	columns = plain(columns)
 	return slices.ContainsFunc(t.have, func(have []string) bool {
-		return len(have) >= len(columns) && slices.Equal(have[:len(columns)], columns)
+		return len(have) >= len(columns) && slices.EqualFunc(have[:len(columns)], columns, func(has, wants string) bool {
+			has, wants = strings.TrimSuffix(has, " DESC"), strings.TrimSuffix(wants, " DESC")
+			return has == wants || has == wants+nocase
+		})
 	})
 }
 

@@ -44,7 +44,8 @@ func Advise(ctx context.Context, file string, metrics []byte, o advise.Options) 
 		for i := range params {
 			p := &params[i]
 			example := ""
-			if p.Default != nil {
+			if p.Type == "array" || p.Type == "object" { // what the columns hold is as good
+			} else if p.Default != nil {
 				example = fmt.Sprint(p.Default)
 			} else if len(p.Enum) > 0 {
 				example = fmt.Sprint(p.Enum[0])
