@@ -354,12 +354,19 @@ func TestReadsWithoutThePrimary(t *testing.T) {
 		v, on, err := q.get(person("writer"), 1)
 		return err == nil && v == 5 && on > 0
 	})
+	several := compile(t, s, parts(true, nil, "a", "SELECT v FROM n WHERE id = 1", "b", "SELECT v FROM n WHERE id = 1"))
 	r.Primary.Kill()
 	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); {
 		if v, on, err := q.get(person("reader"), 1); err != nil || v != 5 || on == 0 {
 			t.Fatalf("%d on %d, %v", v, on, err)
 		}
+		if out, outcome, err := several.Run(t.Context(), nil, &Execution{Caller: person("reader")}); err != nil || string(out) != `{"a":{"rows":[{"v":5}]},"b":{"rows":[{"v":5}]}}` || outcome.Replica == 0 {
+			t.Fatalf("%s on %d, %v", out, outcome.Replica, err)
+		}
 	}
+	s.Heard(positionKey(person("ahead")), unknownPosition) // no replica has what this one must see: it waits for a primary
+	_, _, lost := several.Run(t.Context(), nil, &Execution{Caller: person("ahead"), Deadline: time.Now().Add(100 * time.Millisecond)})
+	toolError(t, lost, kindUnavailable)
 	err := q.set(person("writer"), 1, 6)
 	var tool *mcp.ToolError
 	if !errors.As(err, &tool) || tool.Kind != kindUnavailable {
