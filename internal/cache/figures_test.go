@@ -103,7 +103,7 @@ func TestZipf(t *testing.T) {
 		t.Skip("it takes minutes: -cache.zipf 20000000, or make bench ARGS='cache zipf'")
 	}
 	const keys, workers = 1_000_000, 64
-	s, err := redistest.New("--maxmemory-policy", "allkeys-lfu")
+	s, err := redistest.New("--maxmemory-policy", "volatile-lfu")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -140,6 +141,7 @@ func (c *Client) connect(opts valkey.ClientOption) {
 			if told {
 				c.log.Info("Redis is there")
 			}
+			c.warnOfEviction(conn)
 			return
 		}
 		if !told {
@@ -150,6 +152,23 @@ func (c *Client) connect(opts valkey.ClientOption) {
 		case <-time.After(again):
 		case <-c.ctx.Done():
 			return
+		}
+	}
+}
+
+// warnOfEviction looks whether a server may throw away what has no time to live when it is full: versions, of which each is worth a part of
+// all that is cached. One that does not tell is asked no more.
+func (c *Client) warnOfEviction(conn valkey.Client) {
+	ctx, cancel := context.WithTimeout(c.ctx, dialTime)
+	defer cancel()
+	text, err := conn.Do(ctx, conn.B().Info().Section("memory").Build()).ToString()
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(text) {
+		policy, ok := strings.CutPrefix(strings.TrimSpace(line), "maxmemory_policy:")
+		if ok && strings.HasPrefix(policy, "allkeys-") {
+			c.log.Warn("Redis, when it is full, evicts also what has no time to live, and with it the versions that cached results rest on, which are void then: set maxmemory-policy to volatile-lfu", "maxmemory_policy", policy)
 		}
 	}
 }

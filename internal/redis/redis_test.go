@@ -1,0 +1,55 @@
+package redis
+
+import (
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+
+	"millrace/internal/polltest"
+)
+
+// lines is a log.
+type lines struct {
+	mu   sync.Mutex // guards text
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// Versions have no time to live: a server that may evict them is told of, once, and one that may not is not.
+func TestEvictionIsToldOf(t *testing.T) {
+	t.Parallel()
+	for policy, want := range map[string]int{"allkeys-lfu": 1, "allkeys-random": 1, "volatile-lfu": 0, "noeviction": 0} {
+		var log lines
+		cfg := DefaultConfig()
+		cfg.Nodes = []string{newServer(t, "--maxmemory", "100mb", "--maxmemory-policy", policy).Addr()}
+		c, err := Open(cfg, slog.New(slog.NewTextHandler(&log, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		polltest.Until(t, "a connection", func() bool {
+			select {
+			case <-c.Ready():
+				return true
+			default:
+				return false
+			}
+		})
+		c.work.Wait() // it has looked then
+		c.Close()
+		if n := strings.Count(log.String(), "set maxmemory-policy to volatile-lfu"); n != want {
+			t.Errorf("%s: told %d times: %s", policy, n, log.String())
+		}
+	}
+}
