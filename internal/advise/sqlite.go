@@ -412,7 +412,7 @@ func (c *copied) improve(ctx context.Context, l *timed) (*builtIndex, error) {
 			if err := errors.Join(err, drop(c.full, trial)); err != nil {
 				return nil, err
 			}
-			limit := time.Duration(leastGain * float64(l.latest))
+			limit := min(time.Duration(leastGain*float64(l.latest)), l.latest-leastTime/2) // and beyond what measuring errs by
 			if best != nil {
 				limit = bestTime * 8 / 10 // a wider one must be worth it, and beyond what measuring errs by
 			}
@@ -538,15 +538,25 @@ func (l *timed) describe(c *candidate) (kinds []string, what string) {
 // tell makes findings of the indexes that are needed.
 func (c *copied) tell(ctx context.Context, r *Report, src *Source, looks []*timed, built []*builtIndex) error {
 	slices.SortStableFunc(built, func(a, b *builtIndex) int { return len(a.columns) - len(b.columns) })
-	for i, b := range built { // one whose columns are the first ones of another is not needed beside that
-		if slices.ContainsFunc(built[i+1:], func(o *builtIndex) bool {
+	for i, b := range built { // one whose columns are the first ones of another is not needed beside that, which tells in its place
+		wider := slices.IndexFunc(built[i+1:], func(o *builtIndex) bool {
 			return o.table == b.table && len(o.columns) > len(b.columns) && slices.Equal(o.columns[:len(b.columns)], b.columns)
-		}) {
-			if err := errors.Join(drop(c.full, b.name), drop(c.empty, b.name)); err != nil {
-				return err
-			}
-			built[i] = nil
+		})
+		if wider < 0 {
+			continue
 		}
+		o := built[i+1+wider]
+		for _, k := range o.kinds {
+			if !slices.Contains(b.kinds, k) {
+				b.kinds = append(b.kinds, k)
+			}
+		}
+		o.kinds = b.kinds
+		maps.Copy(o.whats, b.whats)
+		if err := errors.Join(drop(c.full, b.name), drop(c.empty, b.name)); err != nil {
+			return err
+		}
+		built[i] = nil
 	}
 	plans := map[*timed][]string{}
 	for _, l := range looks {
