@@ -13,11 +13,11 @@ import (
 )
 
 type adviseCmd struct {
+	adminFlags
 	File       string        `arg:"" help:"The configuration file."`
 	SQL        bool          `help:"Print the SQL alone."`
 	JSON       bool          `help:"Print JSON."`
-	Server     string        `help:"The admin listener of a running server: what its tools have cost puts findings in order." placeholder:"URL"`
-	TokenFile  string        `help:"The file with its token." placeholder:"FILE"`
+	Live       bool          `help:"Ask a running server (--admin) what its tools have cost: the costliest findings come first."`
 	Statements int           `help:"How many of the costliest statements of pg_stat_statements that are not in the file are looked at too." default:"20"`
 	Tenant     string        `help:"Whose rows are looked at, where db_settings have $tenant."`
 	Subject    string        `help:"The same for $subject."`
@@ -34,10 +34,9 @@ func (c *adviseCmd) Run() error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	var metrics []byte
-	if c.Server != "" {
-		server := adminFlags{Admin: c.Server, TokenFile: c.TokenFile}
+	if c.Live {
 		var err error
-		if metrics, err = server.ask(ctx, http.MethodGet, "/metrics", nil); err != nil {
+		if metrics, err = c.ask(ctx, http.MethodGet, "/metrics", nil); err != nil {
 			return err
 		}
 	}

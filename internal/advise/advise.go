@@ -36,6 +36,20 @@ type Param struct {
 	Example string
 }
 
+// translate gives the statement as the engine gets it, and for each placeholder the index in Params.
+func (st *Statement) translate(d sqldb.Dialect) (sql string, params []int, err error) {
+	own := make([]sqldb.Param, len(st.Params))
+	for i, p := range st.Params {
+		own[i] = p.Param
+		own[i].Unused = true
+	}
+	mode := sqldb.ReadOnly
+	if st.Writes {
+		mode = sqldb.ReadWrite
+	}
+	return sqldb.Translate(d, st.Text, own, mode)
+}
+
 // Source is a database with the statements that run there.
 type Source struct {
 	Name       string

@@ -73,8 +73,23 @@ func found(r *Report, table, index, kind, name string) bool {
 	})
 }
 
-func checkFound(t *testing.T, r *Report, planted []struct{ text, table, index, kind string }) {
+func textsOf(planted []struct{ text, table, index, kind string }) (out []string) {
+	for _, p := range planted {
+		out = append(out, p.text)
+	}
+	return out
+}
+
+// checkFound looks for what was planted, and nothing else.
+func checkFound(t *testing.T, src Source, planted []struct{ text, table, index, kind string }) *Report {
 	t.Helper()
+	r, err := Run(t.Context(), []Source{src}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Findings) != len(planted) {
+		t.Errorf("%d findings of %d faults", len(r.Findings), len(planted))
+	}
 	for i, p := range planted {
 		if !found(r, p.table, p.index, p.kind, fmt.Sprint("tool t", i)) {
 			t.Errorf("not found: %s %s for %s, a %s", p.table, p.index, p.text, p.kind)
@@ -88,6 +103,7 @@ func checkFound(t *testing.T, r *Report, planted []struct{ text, table, index, k
 			t.Logf("%+v", f)
 		}
 	}
+	return r
 }
 
 func rentalSource(statements []string) (out []Statement) {
@@ -125,23 +141,12 @@ func TestSQLite(t *testing.T) {
 	}
 	cfg := sqldb.DefaultConfig()
 	cfg.SQLite = &sqldb.SQLiteConfig{Path: file}
-	var texts []string
-	for _, p := range planted {
-		texts = append(texts, p.text)
-	}
-	src := Source{Name: "rentals", Config: cfg, Statements: rentalSource(append(slices.Clone(texts), soundStatements...))}
+	src := Source{Name: "rentals", Config: cfg, Statements: rentalSource(append(textsOf(planted), soundStatements...))}
 	before, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := Run(t.Context(), []Source{src}, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	checkFound(t, r, planted)
-	if len(r.Findings) != len(planted) {
-		t.Errorf("%d findings of %d faults", len(r.Findings), len(planted))
-	}
+	r := checkFound(t, src, planted)
 	after, err := os.ReadFile(file)
 	if err != nil || string(before) != string(after) {
 		t.Error("the file was changed", err)
@@ -189,19 +194,8 @@ func TestPostgres(t *testing.T) {
 	}...)
 	cfg := sqldb.DefaultConfig()
 	cfg.Postgres = &sqldb.PostgresConfig{Primary: conf.Secret(s.URL("postgres"))}
-	var texts []string
-	for _, p := range planted {
-		texts = append(texts, p.text)
-	}
-	src := Source{Name: "rentals", Config: cfg, Statements: rentalSource(append(slices.Clone(texts), soundStatements...))}
-	r, err := Run(t.Context(), []Source{src}, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	checkFound(t, r, planted)
-	if len(r.Findings) != len(planted) {
-		t.Errorf("%d findings of %d faults", len(r.Findings), len(planted))
-	}
+	src := Source{Name: "rentals", Config: cfg, Statements: rentalSource(append(textsOf(planted), soundStatements...))}
+	r := checkFound(t, src, planted)
 	testWithoutHypopg(t, s)
 	testPostgresCorners(t, s)
 	testCounted(t, s, src)

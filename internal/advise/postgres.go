@@ -187,17 +187,8 @@ func (s *session) look(ctx context.Context, st *Statement) (*look, error) {
 	l := &look{st: st, sql: st.Text, mode: "force_generic_plan"}
 	var params []int
 	if !st.Numbered {
-		own := make([]sqldb.Param, len(st.Params))
-		for i, p := range st.Params {
-			own[i] = p.Param
-			own[i].Unused = true
-		}
-		mode := sqldb.ReadOnly
-		if st.Writes {
-			mode = sqldb.ReadWrite
-		}
 		var err error
-		if l.sql, params, err = sqldb.Translate(sqldb.PostgreSQL, st.Text, own, mode); err != nil {
+		if l.sql, params, err = st.translate(sqldb.PostgreSQL); err != nil {
 			return nil, err
 		}
 	} else {

@@ -108,16 +108,7 @@ var (
 
 // look times a statement as it is; nil for one that is quick enough, or inserts.
 func (c *copied) look(ctx context.Context, st *Statement) (*timed, error) {
-	own := make([]sqldb.Param, len(st.Params))
-	for i, p := range st.Params {
-		own[i] = p.Param
-		own[i].Unused = true
-	}
-	mode := sqldb.ReadOnly
-	if st.Writes {
-		mode = sqldb.ReadWrite
-	}
-	sql, params, err := sqldb.Translate(sqldb.SQLite, st.Text, own, mode)
+	sql, params, err := st.translate(sqldb.SQLite)
 	if err != nil {
 		return nil, err
 	}
