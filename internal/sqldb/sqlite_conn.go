@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"zombiezen.com/go/sqlite"
@@ -58,6 +59,11 @@ type sqliteStmt struct {
 	cols []sqliteColumn
 }
 
+// oneAtATime is held while a connection is opened and while one is closed. The driver keeps authorizers and busy handlers
+// by the engine's address of the connection, and forgets a closed connection's once that address may be another's already:
+// that one would then have no authorizer, which ends the process when it next prepares a statement.
+var oneAtATime sync.Mutex
+
 // openSQLite opens a connection to a file that exists.
 func openSQLite(path string, mode Mode, cache int) (*sqliteConn, error) {
 	if info, err := os.Stat(path); err != nil {
@@ -65,7 +71,9 @@ func openSQLite(path string, mode Mode, cache int) (*sqliteConn, error) {
 	} else if info.IsDir() {
 		return nil, fmt.Errorf("open %s: is a directory; give the path of the database file in sqlite.path", path)
 	}
+	oneAtATime.Lock()
 	conn, err := sqlite.OpenConn(path, sqlite.OpenReadWrite)
+	oneAtATime.Unlock()
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
@@ -85,9 +93,8 @@ func (c *sqliteConn) setUp(cache int) (err error) {
 	conn := c.conn
 	conn.SetBusyTimeout(openWait)
 	conn.Limit(sqlite.LimitLength, maxValue)
-	if err := conn.SetDefensive(true); err != nil {
-		return err
-	}
+	// The driver's SetDefensive is not for use (v1.4.2): it passes one argument where the engine takes two, and the engine
+	// then writes to wherever what stood in that memory before points. authorize refuses the pragmas it is against.
 	// Readers do not block the writer in WAL. A file that cannot be changed, or is locked now, is read as it is.
 	if journal, err := c.pragma("journal_mode"); err != nil {
 		return err
@@ -161,7 +168,11 @@ func (c *sqliteConn) renew() {
 	c.conn.SetInterrupt(c.interrupt)
 }
 
-func (c *sqliteConn) close() { _ = c.conn.Close() }
+func (c *sqliteConn) close() {
+	oneAtATime.Lock()
+	defer oneAtATime.Unlock()
+	_ = c.conn.Close()
+}
 
 // authorize is asked by the engine about everything that a statement is going to do, while it is prepared. Together with
 // query_only (which holds at run time) it makes a reader that cannot write; either alone would.

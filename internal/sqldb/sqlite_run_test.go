@@ -545,3 +545,26 @@ func TestSQLiteColumnsThatComeToHaveOneName(t *testing.T) {
 		toolError(t, err, kindSQL, `two columns are called "x"`)
 	}
 }
+
+// Connections that are opened and closed beside each other do not touch what is another's: not its authorizer, not its memory.
+func TestOpeningAndClosing(t *testing.T) {
+	t.Parallel()
+	path := newFile(t, "CREATE TABLE a (id INTEGER PRIMARY KEY)")
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 250 {
+				c, err := openSQLite(path, ReadWrite, coldCache)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := c.conn.Prepare("SELECT id FROM a"); err != nil {
+					t.Error(err)
+				}
+				c.close()
+			}
+		})
+	}
+	all.Wait()
+}
