@@ -38,6 +38,7 @@ var levels = map[string]int{
 	"internal/cache":     2,
 	"internal/outbox":    2,
 	"internal/session":   2,
+	"internal/shards":    2,
 	"internal/admit":     2,
 	"internal/cluster":   2,
 	"internal/upstream":  2,

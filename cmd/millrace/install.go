@@ -3,14 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"millrace/internal/app"
 )
 
 type installCmd struct {
 	sourceFlags
-	Remove bool `help:"Take it away, with all keys that are remembered."`
+	Remove bool `help:"Take it away: all keys that are remembered, or the map of shards."`
 }
 
 func (c *installCmd) Run() error {
@@ -18,14 +17,9 @@ func (c *installCmd) Run() error {
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, installTime)
 	defer cancel()
-	tools, err := app.Install(ctx, c.Config, c.Source, c.Remove)
-	switch {
-	case err != nil:
-		return err
-	case c.Remove:
-		fmt.Printf("done: no idempotency keys are left in source %s\n", c.Source)
-	default:
-		fmt.Printf("done: source %s keeps the idempotency keys of %s\n", c.Source, strings.Join(tools, ", "))
+	done, err := app.Install(ctx, c.Config, c.Source, c.Remove)
+	if err == nil {
+		fmt.Println("done: " + done)
 	}
-	return nil
+	return err
 }

@@ -31,7 +31,8 @@ type commands struct {
 	Gate    gateCmd    `cmd:"" help:"Hold a run of 'millrace load' against limits."`
 	Cache   cacheCmd   `cmd:"" help:"Look into the cache of a running server, or make results void."`
 	Events  eventsCmd  `cmd:"" help:"Let a database tell of the changes that others make."`
-	Install installCmd `cmd:"" help:"Make in a database what tools with idempotency: need there."`
+	Install installCmd `cmd:"" help:"Make in a database what tools with idempotency:, or a source with shards:, need there."`
+	Shards  shardsCmd  `cmd:"" help:"Show and change on which server the shards of a source are."`
 	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of the configuration, for editors."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }

@@ -86,6 +86,9 @@ func Advise(ctx context.Context, file string, metrics []byte, o advise.Options) 
 		if !ok {
 			return nil, fmt.Errorf("%s: there is no source %q: run millrace check %[1]s", file, name)
 		}
+		if cfg.Shards != nil { // they are alike, and each has its part
+			cfg = cfg.Server(slices.Sorted(maps.Keys(cfg.Shards.Servers))[0])
+		}
 		sources = append(sources, advise.Source{Name: name, Config: cfg, Statements: bySource[name]})
 	}
 	return advise.Run(ctx, sources, o)

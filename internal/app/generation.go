@@ -199,6 +199,8 @@ func roles(cfg sqldb.Config) (read, write, replica string) {
 	switch {
 	case cfg.SQLite != nil:
 		return "reader", "writer", "reader"
+	case cfg.Shards != nil:
+		return "primary", "primary", "primary"
 	case len(cfg.Postgres.Replicas) > 0:
 		return "primary", "primary", "replica"
 	}

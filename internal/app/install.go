@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"millrace/internal/config"
 	"millrace/internal/sqldb"
@@ -30,16 +31,19 @@ func openSource(file, source string) (*config.Loaded, sqldb.Source, error) {
 	return loaded, db, err
 }
 
-// Install makes in a source what the file's tools need there, or takes it away: the table of idempotency keys. It gives the names of
-// those tools.
-func Install(ctx context.Context, file, source string, remove bool) ([]string, error) {
+// Install makes in a source what the file needs there, or takes it away: the table of idempotency keys of its tools, or, on the servers of a
+// source with shards, the map of those. It says what it has done.
+func Install(ctx context.Context, file, source string, remove bool) (done string, err error) {
 	loaded, db, err := openSource(file, source)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer db.Close()
+	if cfg := loaded.Sources[source]; cfg.Shards != nil {
+		return installShards(ctx, source, cfg, remove)
+	}
 	if remove {
-		return nil, sqldb.RemoveOnce(ctx, db)
+		return fmt.Sprintf("no idempotency keys are left in source %s", source), sqldb.RemoveOnce(ctx, db)
 	}
 	var tools []string
 	for i := range loaded.Tools {
@@ -48,7 +52,7 @@ func Install(ctx context.Context, file, source string, remove bool) ([]string, e
 		}
 	}
 	if len(tools) == 0 {
-		return nil, fmt.Errorf("%s: no tool of source %q has idempotency:, and nothing else is to be installed", file, source)
+		return "", fmt.Errorf("%s: no tool of source %q has idempotency:, and nothing else is to be installed", file, source)
 	}
-	return tools, sqldb.InstallOnce(ctx, db)
+	return fmt.Sprintf("source %s keeps the idempotency keys of %s", source, strings.Join(tools, ", ")), sqldb.InstallOnce(ctx, db)
 }

@@ -31,6 +31,7 @@ type Tool struct {
 	Updates       []string          `yaml:"updates" expand:"none" desc:"Addresses of resources that a call changes, with {parameters} of the tool, like city://{id}: clients that watch them are told. Not for cached resources."`
 	Invalidates   []string          `yaml:"invalidates" expand:"none" desc:"Tags of cached results that a call makes void, with {parameters} of the tool, like city:{id}."`
 	Writes        *Writes           `yaml:"writes" desc:"The cached read whose result a call changes: its entries are void, and the row that the call returns takes their place."`
+	Shard         *ShardPolicy      `yaml:"shard" desc:"On a source with shards: the key of the rows. The statement runs on the server that has them; a read without it runs on all."`
 	Batch         *BatchPolicy      `yaml:"batch" desc:"Let concurrent calls share statements; read-only tools on PostgreSQL only. batching: has the bounds."`
 	Idempotency   *Idempotency      `yaml:"idempotency" desc:"Let a call that carries a key happen once: the same key again gives the first answer. 'millrace install SOURCE' makes the table of keys."`
 	Output        any               `yaml:"output" expand:"none" desc:"JSON Schema of the structured result; without it, made from the statement's columns."`
@@ -75,6 +76,11 @@ type Writes struct {
 // BatchPolicy is `batch:` of a tool.
 type BatchPolicy struct {
 	By string `yaml:"by" required:"true" desc:"The parameter in which calls of one statement may differ: a string, number, integer or boolean."`
+}
+
+// ShardPolicy is `shard:` of a tool or resource.
+type ShardPolicy struct {
+	By string `yaml:"by" required:"true" desc:"The parameter that is the shard key: an integer, or a string for keys that are text or uuid."`
 }
 
 // Idempotency is `idempotency:` of a tool.
@@ -123,6 +129,7 @@ type Resource struct {
 	Source        string            `yaml:"source" required:"true" desc:"One of sources: where the statement runs."`
 	Statement     string            `yaml:"statement" required:"true" expand:"none" desc:"One reading SQL statement; the template's variables are its parameters. From a template, no row means not found."`
 	Hints         map[string]string `yaml:"hints" desc:"Settings of PostgreSQL's planner for this statement alone."`
+	Shard         *ShardPolicy      `yaml:"shard" desc:"On a source with shards: the variable that is the key of the rows."`
 	Parameters    []Parameter       `yaml:"parameters" desc:"Types and bounds of the template's variables; a string where absent."`
 	Cache         *CachePolicy      `yaml:"cache" desc:"Serve it from the cache, and let clients keep it as long."`
 	Timeout       conf.Duration     `yaml:"timeout" desc:"How long a read may take."`

@@ -24,8 +24,10 @@ var tableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]{0,62}(\.[A-Za-z_][A-
 
 func (b *builder) event(path string, d *Event, resources []*resource) *rowEvent {
 	e := &rowEvent{Event: *d}
-	if _, ok := b.deps.Sources[d.Source]; !ok && b.deps.Sources != nil {
+	if src, ok := b.deps.Sources[d.Source]; !ok && b.deps.Sources != nil {
 		b.fault(path+".source", fmt.Sprintf("there is no source %q", d.Source), "name one of sources")
+	} else if src.Source != nil && src.Sharded() {
+		b.fault(path+".source", fmt.Sprintf("source %q is spread over servers, and events are of one database", d.Source), "name each of its servers as a source of its own, with events")
 	}
 	if !tableName.MatchString(d.Table) {
 		b.fault(path+".table", fmt.Sprintf("%q is no name of a table", d.Table), "write it as it was created, with its schema in front where that is another than the source's: name, or schema.name")

@@ -297,7 +297,7 @@ func (b *builder) tool(path string, d Tool) *tool {
 	if t.keyAt >= 0 {
 		params[t.keyAt].Unused = true
 	}
-	t.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Parts: b.parts(path, &d), Snapshot: d.Snapshot && len(d.Statements) > 0, Params: params, Mode: mode, Batch: b.batch(path, &d), Once: d.Idempotency != nil && mode == sqldb.ReadWrite,
+	t.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Parts: b.parts(path, &d), Snapshot: d.Snapshot && len(d.Statements) > 0, Params: params, Mode: mode, Batch: b.batch(path, &d), Shard: b.shard(path, d.Source, d.Shard, d.Parameters), Once: d.Idempotency != nil && mode == sqldb.ReadWrite,
 		MaxRows: d.MaxRows, MaxBytes: int(d.MaxBytes), Timeout: d.Timeout.Std(), Hints: d.Hints})
 	if t.query != nil {
 		b.statements[len(b.statements)-1].tool = t
@@ -341,6 +341,24 @@ func (b *builder) batch(path string, t *Tool) *sqldb.Batch {
 		out.Observe = b.deps.Batched(t.Name)
 	}
 	return out
+}
+
+// shard compiles `shard:` of a tool or resource; nil where there is none, or a faulty one.
+func (b *builder) shard(path, source string, s *ShardPolicy, params []Parameter) *int {
+	if s == nil {
+		return nil
+	}
+	path += ".shard"
+	if src := b.deps.Sources[source].Source; src != nil && !src.Sharded() {
+		b.fault(path, fmt.Sprintf("goes with a source that has shards, and source %q is one database", source), "remove it")
+		return nil
+	}
+	at := slices.IndexFunc(params, func(p Parameter) bool { return p.Name == s.By })
+	if at < 0 {
+		b.fault(path+".by", fmt.Sprintf("there is no parameter %q", s.By), "name one of parameters")
+		return nil
+	}
+	return &at
 }
 
 func (b *builder) resource(path string, d Resource) *resource {
@@ -392,7 +410,7 @@ func (b *builder) resource(path string, d Resource) *resource {
 	if len(d.RequireScopes) > 0 { // a shared cache on the way does not ask for scopes, as ours does
 		r.hints.Scope = mcp.ScopePrivate
 	}
-	r.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: specParams(r.table), Mode: sqldb.ReadOnly,
+	r.query = b.compile(path, d.Source, sqldb.Spec{Name: d.Name, Text: d.Statement, Params: specParams(r.table), Mode: sqldb.ReadOnly, Shard: b.shard(path, d.Source, d.Shard, params),
 		MaxRows: d.MaxRows, MaxBytes: int(d.MaxBytes), Timeout: d.Timeout.Std(), Hints: d.Hints})
 	r.version = b.version(path, []any{d, r.policy.TTL}, d.Source)
 	r.listed, r.invoke = r.line(), r.read

@@ -123,8 +123,10 @@ func (l *Loaded) validate() conf.Faults {
 		add("cache", conf.Faults{{Path: "l2.key_file", Message: "is given and there is no Redis", Fix: "name servers in redis.nodes, or remove it"}})
 	}
 	if name := l.Cache.L3.Source; name != "" {
-		if _, ok := l.Sources[name]; !ok && !l.told["sources"] && !l.told[conf.Key("sources", name)] {
+		if source, ok := l.Sources[name]; !ok && !l.told["sources"] && !l.told[conf.Key("sources", name)] {
 			add("cache", conf.Faults{{Path: "l3.source", Message: fmt.Sprintf("there is no source %q", name), Fix: "name one of sources"}})
+		} else if source.Shards != nil {
+			add("cache", conf.Faults{{Path: "l3.source", Message: fmt.Sprintf("source %q is spread over servers", name), Fix: "name one that is one database"}})
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.Sources)) {

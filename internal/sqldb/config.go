@@ -12,6 +12,7 @@ import (
 type Config struct {
 	SQLite       *SQLiteConfig     `yaml:"sqlite" desc:"A SQLite database file. Excludes postgres."`
 	Postgres     *PostgresConfig   `yaml:"postgres" desc:"A PostgreSQL database. Excludes sqlite."`
+	Shards       *ShardsConfig     `yaml:"shards" desc:"Tables spread over several PostgreSQL servers. Excludes sqlite and postgres."`
 	Pool         PoolConfig        `yaml:"pool" desc:"Connections to the database."`
 	Writes       int               `yaml:"write_concurrency" desc:"How many writes run at a time; others wait before they take a connection from reads. SQLite has one writer."`
 	Parallel     int               `yaml:"parallel_queries" desc:"How many statements of one call run at a time, of a tool that has several."`
@@ -73,10 +74,12 @@ func (c *Config) Validate() conf.Faults {
 		fs = append(fs, conf.Fault{Path: path, Message: message, Fix: fix})
 	}
 	switch {
-	case c.SQLite == nil && c.Postgres == nil:
+	case c.SQLite == nil && c.Postgres == nil && c.Shards == nil:
 		add("", "no database is named", "add sqlite: {path: FILE} or postgres: {primary: URL}")
 	case c.SQLite != nil && c.Postgres != nil:
 		add("postgres", "a source is one database, and this one has sqlite too", "remove one of the two, or make them two sources")
+	case c.Shards != nil && (c.SQLite != nil || c.Postgres != nil):
+		add("shards", "has its own servers, and this source names another database beside them", "remove one of the two, or make them two sources")
 	}
 	if c.SQLite != nil && c.SQLite.Path == "" {
 		add("sqlite.path", "is empty", "give the database file's path")
@@ -85,14 +88,10 @@ func (c *Config) Validate() conf.Faults {
 		add("sqlite.path", "is a database in memory, and every connection would have one of its own", "give the path of a file")
 	}
 	if c.Postgres != nil {
-		if c.Postgres.Primary == "" {
-			add("postgres.primary", "is empty", "give the connection URL, such as ${DATABASE_URL}")
-		} else if _, err := parsePostgresURL(c.Postgres.Primary); err != nil {
-			add("postgres.primary", "is not a connection URL", "write postgres://user:password@host:5432/database")
-		}
+		fs = append(fs, c.validatePostgres()...)
 	}
-	if c.Postgres != nil {
-		fs = append(fs, c.validateReplicas()...)
+	if c.Shards != nil {
+		fs = append(fs, c.Shards.validate()...)
 	}
 	fs = append(fs, validateSettings(c.Settings)...)
 	if c.SQLite != nil && len(c.Settings) > 0 {
@@ -128,14 +127,27 @@ func (c *Config) Validate() conf.Faults {
 	return fs
 }
 
+// validatePostgres gives the faults of postgres.
+func (c *Config) validatePostgres() (fs conf.Faults) {
+	if c.Postgres.Primary == "" {
+		fs = append(fs, conf.Fault{Path: "postgres.primary", Message: "is empty", Fix: "give the connection URL, such as ${DATABASE_URL}"})
+	} else if _, err := parsePostgresURL(c.Postgres.Primary); err != nil {
+		fs = append(fs, conf.Fault{Path: "postgres.primary", Message: "is not a connection URL", Fix: "write postgres://user:password@host:5432/database"})
+	}
+	return append(fs, c.validateReplicas()...)
+}
+
 // New makes the source that cfg describes. It opens no connection and never waits for the network. The name stands in
 // errors and logs. cfg must be free of faults.
 func New(name string, cfg Config, log *slog.Logger) (Source, error) {
 	if err := cfg.Validate().Err(); err != nil {
 		return nil, fmt.Errorf("source %q: %w", name, err)
 	}
-	if cfg.SQLite != nil {
+	switch {
+	case cfg.SQLite != nil:
 		return newSQLite(name, cfg, log), nil
+	case cfg.Shards != nil:
+		return newSharded(name, cfg, log)
 	}
 	return newReplicated(name, cfg, log)
 }

@@ -120,6 +120,7 @@ type pgConn struct {
 
 	conn      *pgconn.PgConn
 	once      int                            // statements of onceSQL that are prepared
+	guards    [2]bool                        // statements of guardSQL that are prepared
 	stmts     []*pgStmt                      // by pgQuery.number; nil where not prepared yet
 	notice    func(severity, message string) // of the run
 	cancelled chan struct{}                  // closed when a cancel request is through; nil where there was none
@@ -154,6 +155,7 @@ const (
 	controlExport
 	controlSavepoint
 	controlRollbackTo
+	controlBeginGuarded
 	controlCount
 )
 
@@ -169,6 +171,8 @@ var controlSQL = [controlCount]string{
 	controlBeginReplica:  "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ ONLY",
 	controlBeginSnapshot: "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", controlExport: "SELECT pg_catalog.pg_export_snapshot()",
 	controlSavepoint: "SAVEPOINT millrace", controlRollbackTo: "ROLLBACK TO SAVEPOINT millrace",
+	// Whatever the default is: what the guard waits for must be seen by what comes after it.
+	controlBeginGuarded: "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE",
 }
 
 // controlNames are the names under which they are prepared.
@@ -382,6 +386,9 @@ func (s *postgresSource) compileOne(spec Spec) (*pgQuery, error) {
 	if spec.Once { // what goes around it is prepared with it
 		text += "\x00once"
 	}
+	if spec.guarded {
+		text += "\x00guarded"
+	}
 	if !spec.Own {
 		if q.settings = newSettings(s.cfg.Settings, spec.Hints); q.settings != nil {
 			// The server keeps a plan with a prepared statement: under other settings it is another one.
@@ -448,6 +455,7 @@ type pgColumn struct {
 	name   string
 	prefix []byte
 	typ    pgType
+	oid    uint32
 }
 
 // known gives the query's prepared statement if it has been prepared here, else nil.
@@ -472,6 +480,11 @@ func (c *pgConn) stmt(ctx context.Context, q *pgQuery) (*pgStmt, error) {
 			return nil, err
 		}
 	}
+	if q.spec.guarded {
+		if err := c.prepareGuard(ctx, q.spec.Mode); err != nil {
+			return nil, err
+		}
+	}
 	name := "millrace_q" + strconv.Itoa(q.number)
 	description, err := c.conn.Prepare(ctx, name, q.statement.sql, nil)
 	var server *pgconn.PgError
@@ -493,7 +506,7 @@ func (c *pgConn) stmt(ctx context.Context, q *pgQuery) (*pgStmt, error) {
 			return nil, sqlFailure(q.spec.Name, fmt.Sprintf("two columns are called %q; give one of them another name with AS", f.Name), nil)
 		}
 		seen[f.Name] = true
-		column := pgColumn{f.Name, columnPrefix(i, f.Name), q.source.typeOf(f.DataTypeOID)}
+		column := pgColumn{f.Name, columnPrefix(i, f.Name), q.source.typeOf(f.DataTypeOID), f.DataTypeOID}
 		if column.typ.kind == pgBytes {
 			st.formats[i] = 1
 		}

@@ -346,14 +346,22 @@ type queued struct {
 func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt, x *Execution, replayed bool) (out queued) {
 	if q.spec.Mode == ReadWrite {
 		if x.Once == nil { // else claim has begun
-			c.send(controlNames[controlBeginWrite], nil, nil, 0)
+			begin := controlBeginWrite
+			if q.spec.guarded {
+				begin = controlBeginGuarded
+			}
+			c.send(controlNames[begin], nil, nil, 0)
 			out.commands = 1
 		}
+		q.sendGuard(c, x, &out)
 		q.sendStatement(c, st, x, &out)
 		return out
 	}
 	begin := controlBeginRead
-	if !q.source.leads.Load() {
+	switch {
+	case q.spec.guarded:
+		begin = controlBeginSnapshot
+	case !q.source.leads.Load():
 		begin = controlBeginReplica
 	}
 	c.send(controlNames[begin], nil, nil, 0)
@@ -362,6 +370,7 @@ func (q *pgQuery) sendTransaction(c *pgConn, st *pgStmt, x *Execution, replayed 
 		c.send(controlNames[controlReplayed], nil, nil, 0)
 		out.commands++
 	}
+	q.sendGuard(c, x, &out)
 	q.sendStatement(c, st, x, &out)
 	c.send(controlNames[controlRollback], nil, nil, 0)
 	out.commands++
@@ -600,7 +609,7 @@ func (q *pgQuery) Describe(ctx context.Context) ([]Column, error) {
 	}
 	columns := make([]Column, len(st.columns))
 	for i, column := range st.columns {
-		columns[i] = Column{Name: column.name, Schema: column.typ.schema()}
+		columns[i] = Column{Name: column.name, Schema: column.typ.schema(), oid: column.oid}
 	}
 	return columns, nil
 }
@@ -628,6 +637,11 @@ func (q *pgQuery) failure(ctx context.Context, cause stopCause, b *bounds, err e
 			return sqlFailure(q.spec.Name, fmt.Sprintf("a row is larger than %d MiB; ask for less", maxMessage>>20), err)
 		}
 		return unavailable(q.source.name, err)
+	}
+	if q.spec.guarded {
+		if err := q.guardFailure(server); err != nil {
+			return err
+		}
 	}
 	switch {
 	case server.Code == stateCancelled:

@@ -287,6 +287,9 @@ func (r *replicated) Ping(ctx context.Context) error {
 // Dialect implements Source.
 func (r *replicated) Dialect() Dialect { return PostgreSQL }
 
+// Sharded implements Source.
+func (r *replicated) Sharded() bool { return false }
+
 // Widest implements Source.
 func (r *replicated) Widest() mcp.Scope { return widest(r.cfg.Settings) }
 

@@ -46,6 +46,8 @@ type Source interface {
 	Script(ctx context.Context, statements []string) error
 	// Dialect says how the database writes SQL.
 	Dialect() Dialect
+	// Sharded tells whether the source is spread over servers: then statements have Spec.Shard, or run on all of them.
+	Sharded() bool
 	// Widest is the widest scope in which results of its statements may be shared: they depend on the caller where db_settings do.
 	Widest() mcp.Scope
 	// Stats gives the pool's figures now.
@@ -73,8 +75,12 @@ type Spec struct {
 	Batch *Batch
 	// Once tells that runs of this ReadWrite statement may have Execution.Once.
 	Once bool
+	// Shard is, on a sharded source, the parameter that says which shard the statement is for; nil for all of them, which only reads may be for.
+	Shard *int
 	// Own tells that the statement is one of Millrace's own: it runs as the source's user, without its db_settings.
 	Own bool
+
+	guarded bool // it runs only in the epoch of Execution.epoch, of a server of a sharded source
 }
 
 // Param is a parameter that the statement may name. Order is that of Execution.Args.
@@ -117,8 +123,10 @@ type Execution struct {
 
 	passengers []*passenger // whose rows the statement of a batch gives
 	began      time.Time    // of the first attempt, where there may be several; zero for now
-	after      uint64       // a read on a replica that has not replayed the log up to there gives errBehind
-	committed  uint64       // where the log was after the commit, on a source that asks; 0 where that is not known
+	epoch      int64        // of the server, where the statement is guarded, and the shard that a write is for
+	shard      int
+	after      uint64 // a read on a replica that has not replayed the log up to there gives errBehind
+	committed  uint64 // where the log was after the commit, on a source that asks; 0 where that is not known
 }
 
 // Outcome says what a run did.
@@ -139,6 +147,8 @@ type Column struct {
 	Part []Column
 	// Schema is the JSON Schema of its values, encoded; always allows null.
 	Schema []byte
+
+	oid uint32 // of its type on PostgreSQL
 }
 
 // PoolStats is a pool's figures at one moment.

@@ -23,6 +23,12 @@ func (s *sqliteSource) Dialect() Dialect { return SQLite }
 // Dialect implements Source.
 func (s *postgresSource) Dialect() Dialect { return PostgreSQL }
 
+// Sharded implements Source.
+func (s *sqliteSource) Sharded() bool { return false }
+
+// Sharded implements Source.
+func (s *postgresSource) Sharded() bool { return false }
+
 // Widest implements Source.
 func (s *sqliteSource) Widest() mcp.Scope { return mcp.ScopePublic }
 

@@ -1,0 +1,443 @@
+package shards
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"millrace/internal/sqldb"
+)
+
+const (
+	// pageChanges is how many changes are taken over at a time; fewChanges are few enough to stop writers for the rest of them, and after
+	// mostRounds they are stopped for however many there are.
+	pageChanges = 1000
+	fewChanges  = 50
+	mostRounds  = 100
+	// lockPatience is how long writes of a shard may wait behind a move that waits for those before them; after lockTries it is given up.
+	lockPatience = "2s"
+	lockTries    = 10
+	// replicaPatience is for how long a move waits for the replicas to know that the shards have left.
+	replicaPatience = 5 * time.Second
+)
+
+// Moved says what one move did.
+type Moved struct {
+	From, To string
+	Shards   []int
+	Rows     int64
+	Changes  int64         // that were made while the rows were copied
+	Paused   time.Duration // for how long writes of those shards waited
+	Lagging  bool          // a replica did not say in time that it knows
+}
+
+// staging is the table that a move fills.
+func staging(table string) string { return quote(short("millrace_arriving_", table)) }
+
+// Move takes shards to a server, from wherever they are, those of one server at a time. What a move that was interrupted has left is brought to
+// an end first. step, where set, is called before each step with its name, and ends the move where it gives an error: it is for tests.
+func (s *Servers) Move(ctx context.Context, shards []int, to string, step func(string) error) (done []Moved, err error) {
+	b, err := s.named(to)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.look(ctx); err != nil {
+		return nil, err
+	}
+	for _, o := range s.all { // until the connections end
+		r := query(ctx, o.conn, "SELECT pg_try_advisory_lock($1, $2)", strconv.Itoa(lockClass+1), strconv.Itoa(moveLock))
+		if r.err != nil {
+			return nil, fmt.Errorf("server %s: %w", o.name, r.err)
+		}
+		if r.rows[0][0] != "t" {
+			return nil, fmt.Errorf("server %s: another move is under way", o.name)
+		}
+	}
+	if err := s.recover(ctx); err != nil {
+		return nil, err
+	}
+	st, err := s.status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	from := map[string][]int{}
+	for _, shard := range shards {
+		owner, err := st.owner(shard)
+		if err != nil {
+			return nil, err
+		}
+		if owner == "" {
+			return nil, fmt.Errorf("shard %d is on no server", shard)
+		}
+		if owner != to {
+			from[owner] = append(from[owner], shard)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(from)) {
+		a, err := s.named(name)
+		if err != nil {
+			return done, err
+		}
+		m := &move{Moved: Moved{From: name, To: to, Shards: from[name]}, a: a, b: b, step: step}
+		if err := m.run(ctx); err != nil {
+			return done, fmt.Errorf("from %s to %s: %w", name, to, err)
+		}
+		done = append(done, m.Moved)
+	}
+	return done, nil
+}
+
+// move takes shards from a to b.
+type move struct {
+	Moved
+	a, b *server
+	step func(string) error
+}
+
+func (m *move) at(name string) error {
+	if m.step == nil {
+		return nil
+	}
+	return m.step(name)
+}
+
+func (m *move) run(ctx context.Context) (err error) {
+	left := false // a has given them up
+	defer func() {
+		if err == nil || left {
+			return
+		}
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		if failed := errors.Join(m.a.stay(undo, m.Shards), m.b.drop(undo, m.Shards)); failed != nil {
+			err = fmt.Errorf("%w; the shards are where they were, and what was copied is removed by the next move (%v)", err, failed)
+		}
+	}()
+	if err := m.prepare(ctx); err != nil {
+		return err
+	}
+	if err := m.copyAll(ctx); err != nil {
+		return err
+	}
+	for range mostRounds {
+		n, err := m.catchUp(ctx)
+		if err != nil {
+			return err
+		}
+		if n < fewChanges {
+			break
+		}
+	}
+	if err := m.at("switch"); err != nil {
+		return err
+	}
+	left, err = m.change(ctx)
+	return err
+}
+
+// prepare makes room on b, and has a write down what changes from now on.
+func (m *move) prepare(ctx context.Context) error {
+	statements := []string{fmt.Sprintf("INSERT INTO %s (shard, state) SELECT n, 'arriving' FROM unnest(%s) n", sqldb.ShardTable, list(m.Shards))}
+	for _, t := range m.b.tables {
+		var primary []string
+		for _, i := range t.primary {
+			primary = append(primary, t.columns[i])
+		}
+		statements = append(statements, "DROP TABLE IF EXISTS "+staging(t.plain), "CREATE TABLE "+staging(t.plain)+" AS SELECT "+strings.Join(t.columns, ", ")+" FROM "+t.name+" WHERE false",
+			"ALTER TABLE "+staging(t.plain)+" ADD PRIMARY KEY ("+strings.Join(primary, ", ")+")")
+	}
+	if err := m.b.tx(ctx, statements...); err != nil {
+		return err
+	}
+	if err := m.at("leaving"); err != nil {
+		return err
+	}
+	if err := m.lock(ctx); err != nil { // what had begun before has ended then, and is in the copy
+		return err
+	}
+	return m.a.exec(ctx, "DELETE FROM millrace_shard_changes WHERE shard = ANY ("+list(m.Shards)+")",
+		"UPDATE "+sqldb.ShardTable+" SET state = 'leaving' WHERE shard = ANY ("+list(m.Shards)+")", "COMMIT")
+}
+
+// lock begins a transaction on a in which nobody else writes the shards. It does not wait for long: those who come later wait behind it.
+func (m *move) lock(ctx context.Context) error {
+	slices.Sort(m.Shards)
+	for try := 1; ; try++ {
+		err := m.a.exec(ctx, "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE", "SET LOCAL lock_timeout = '"+lockPatience+"'",
+			fmt.Sprintf("SELECT pg_advisory_xact_lock(%d, n) FROM unnest(%s) n", lockClass, list(m.Shards)))
+		if err == nil {
+			return nil
+		}
+		if m.a.conn.IsClosed() {
+			return err
+		}
+		_ = m.a.exec(context.WithoutCancel(ctx), "ROLLBACK")
+		if try == lockTries || ctx.Err() != nil {
+			return fmt.Errorf("transactions that write the shards do not end: %w", err)
+		}
+		select { // let those through that have waited
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// copyAll copies the rows as they are at one moment.
+func (m *move) copyAll(ctx context.Context) error {
+	if err := m.a.exec(ctx, "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
+		return err
+	}
+	for i, t := range m.a.tables {
+		if err := m.at("copy " + t.plain); err != nil {
+			_ = m.a.exec(ctx, "ROLLBACK")
+			return err
+		}
+		n, err := m.copyRows(ctx, i, t.of(m.Shards))
+		if err != nil {
+			_ = m.a.exec(context.WithoutCancel(ctx), "ROLLBACK")
+			return fmt.Errorf("table %s: %w", t.plain, err)
+		}
+		m.Rows += n
+	}
+	return m.a.exec(ctx, "COMMIT")
+}
+
+// copyRows copies the rows of table i that fit a condition into what b has for them.
+func (m *move) copyRows(ctx context.Context, i int, condition string) (int64, error) {
+	t := m.a.tables[i]
+	columns := strings.Join(t.columns, ", ")
+	r, w := io.Pipe()
+	sent := make(chan error, 1)
+	go func() { // ends with the pipe, which CopyFrom reads to its end or closes below
+		_, err := m.a.conn.CopyTo(ctx, w, "COPY (SELECT "+columns+" FROM "+t.name+" WHERE "+condition+") TO STDOUT")
+		_ = w.CloseWithError(err)
+		sent <- err
+	}()
+	tag, err := m.b.conn.CopyFrom(ctx, r, "COPY "+staging(t.plain)+" ("+columns+") FROM STDIN")
+	_ = r.CloseWithError(errors.New("the other server takes no more"))
+	return tag.RowsAffected(), errors.Join(<-sent, err)
+}
+
+// catchUp takes over changes that were written down, a page of them, and tells how many there were.
+func (m *move) catchUp(ctx context.Context) (int, error) {
+	r := query(ctx, m.a.conn, "SELECT id, tab, pk::text FROM millrace_shard_changes WHERE shard = ANY ("+list(m.Shards)+") ORDER BY id LIMIT "+strconv.Itoa(pageChanges))
+	if r.err != nil || len(r.rows) == 0 {
+		return 0, r.err
+	}
+	var ids []string
+	changed := map[string][]string{}
+	for _, row := range r.rows {
+		ids = append(ids, row[0])
+		if !slices.Contains(changed[row[1]], row[2]) {
+			changed[row[1]] = append(changed[row[1]], row[2])
+		}
+	}
+	for i, t := range m.a.tables {
+		if keys := changed[t.plain]; len(keys) > 0 {
+			if err := m.replace(ctx, i, keys); err != nil {
+				return 0, fmt.Errorf("table %s: %w", t.plain, err)
+			}
+		}
+	}
+	m.Changes += int64(len(ids))
+	// Behind what was done with them: what is interrupted in between is done once more.
+	return len(ids), query(ctx, m.a.conn, "DELETE FROM millrace_shard_changes WHERE id = ANY ($1::bigint[])", "{"+strings.Join(ids, ",")+"}").err
+}
+
+// replace has b have, of rows of table i by their primary keys, what a has now.
+func (m *move) replace(ctx context.Context, i int, keys []string) error {
+	t := m.a.tables[i]
+	var columns, values []string
+	for n, c := range t.primary {
+		columns = append(columns, t.columns[c])
+		values = append(values, fmt.Sprintf("(k.pk::text[])[%d]::%s", n+1, t.types[c]))
+	}
+	which := "(" + strings.Join(columns, ", ") + ") IN (SELECT " + strings.Join(values, ", ") + " FROM unnest(" + literal(arrayLiteral(keys)) + "::text[]) k(pk))"
+	if err := m.b.exec(ctx, "BEGIN", "DELETE FROM "+staging(t.plain)+" WHERE "+which); err != nil {
+		return err
+	}
+	if _, err := m.copyRows(ctx, i, which+" AND "+t.of(m.Shards)); err != nil {
+		_ = m.b.exec(context.WithoutCancel(ctx), "ROLLBACK")
+		return err
+	}
+	return m.b.exec(ctx, "COMMIT")
+}
+
+// change is the moment of a move. Writes of the shards wait while the last changes are taken over, b takes the rows in, and a gives them up;
+// then a's transaction ends before b's does, so that no shard is ever on both. left tells that a's has: from then on there is no way back.
+func (m *move) change(ctx context.Context) (left bool, err error) {
+	defer func() {
+		for _, o := range []*server{m.a, m.b} {
+			if !o.conn.IsClosed() && o.conn.TxStatus() != 'I' {
+				_ = o.exec(context.WithoutCancel(ctx), "ROLLBACK")
+			}
+		}
+	}()
+	if err := m.lock(ctx); err != nil {
+		return false, err
+	}
+	began := time.Now()
+	for n := 1; n > 0; {
+		if n, err = m.catchUp(ctx); err != nil {
+			return false, err
+		}
+	}
+	if err := m.at("arrived"); err != nil {
+		return false, err
+	}
+	if err := m.b.exec(ctx, "UPDATE "+sqldb.ShardTable+" SET state = 'arrived' WHERE shard = ANY ("+list(m.Shards)+")"); err != nil {
+		return false, err
+	}
+	if err := m.b.exec(ctx, m.b.takeIn(m.Shards)...); err != nil {
+		return false, err
+	}
+	if err := m.a.exec(ctx, m.a.giveUp(m.Shards)...); err != nil {
+		return false, err
+	}
+	if err := m.at("leave"); err != nil {
+		return false, err
+	}
+	// From here on nothing stops it halfway.
+	ctx = context.WithoutCancel(ctx)
+	if err := m.a.exec(ctx, "COMMIT"); err != nil {
+		return true, fmt.Errorf("whether %s has given the shards up is unknown, run the move again: %w", m.a.name, err)
+	}
+	m.Lagging = !m.a.replicasKnow(ctx)
+	if err := m.at("here"); err != nil {
+		return true, err
+	}
+	if err := m.b.exec(ctx, "COMMIT"); err != nil {
+		return true, fmt.Errorf("the shards have left %s and are not served on %s yet, run the move again: %w", m.a.name, m.b.name, err)
+	}
+	m.Paused = time.Since(began)
+	return true, m.b.forget(ctx)
+}
+
+// quietly begins a transaction whose changes are a move's: the rows are what they were.
+func (o *server) quietly() []string {
+	out := []string{"BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE"}
+	if o.conn.TxStatus() == 'T' {
+		out = nil // it has begun
+	}
+	out = append(out, "SELECT set_config('millrace.moving', 'yes', true)")
+	if o.role {
+		out = append(out, "SET LOCAL session_replication_role = replica")
+	}
+	return out
+}
+
+// takeIn is the transaction, but for its end, in which shards that have arrived come to be here.
+func (o *server) takeIn(shards []int) []string {
+	out := o.quietly()
+	for _, t := range o.tables {
+		columns := strings.Join(t.columns, ", ")
+		out = append(out, "INSERT INTO "+t.name+" ("+columns+") OVERRIDING SYSTEM VALUE SELECT "+columns+" FROM "+staging(t.plain))
+	}
+	return append(out, "UPDATE "+sqldb.ShardTable+" SET state = 'here' WHERE shard = ANY ("+list(shards)+")", raise, "SET CONSTRAINTS ALL IMMEDIATE")
+}
+
+// giveUp is the same for shards that leave, in the transaction that is open.
+func (o *server) giveUp(shards []int) []string {
+	out := o.quietly()
+	for _, t := range slices.Backward(o.tables) {
+		out = append(out, "DELETE FROM "+t.name+" WHERE "+t.of(shards))
+	}
+	return append(out, "DELETE FROM "+sqldb.ShardTable+" WHERE shard = ANY ("+list(shards)+")", "DELETE FROM millrace_shard_changes WHERE shard = ANY ("+list(shards)+")", raise,
+		"SET CONSTRAINTS ALL IMMEDIATE")
+}
+
+// replicasKnow waits until the replicas that follow have what was committed by now: one that is promoted in their place must not have the
+// shards too.
+func (o *server) replicasKnow(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, replicaPatience)
+	defer cancel()
+	r := query(ctx, o.conn, "SELECT pg_current_wal_insert_lsn()")
+	for r.err == nil {
+		behind := query(ctx, o.conn, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND coalesce(replay_lsn, '0/0') < $1::pg_lsn", r.rows[0][0])
+		if behind.err == nil && behind.rows[0][0] == "0" {
+			return true
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return false
+}
+
+// stay ends a move from here that was not finished.
+func (o *server) stay(ctx context.Context, shards []int) error {
+	return o.tx(ctx, "UPDATE "+sqldb.ShardTable+" SET state = 'here' WHERE state = 'leaving' AND shard = ANY ("+list(shards)+")",
+		"DELETE FROM millrace_shard_changes WHERE shard = ANY ("+list(shards)+")")
+}
+
+// drop ends a move to here that was not finished.
+func (o *server) drop(ctx context.Context, shards []int) error {
+	if err := o.tx(ctx, "DELETE FROM "+sqldb.ShardTable+" WHERE state IN ('arriving', 'arrived') AND shard = ANY ("+list(shards)+")"); err != nil {
+		return err
+	}
+	return o.forget(ctx)
+}
+
+// forget removes what a move has copied.
+func (o *server) forget(ctx context.Context) error {
+	var statements []string
+	for _, t := range o.tables {
+		statements = append(statements, "DROP TABLE IF EXISTS "+staging(t.plain))
+	}
+	return o.tx(ctx, statements...)
+}
+
+// recover brings to an end what a move has left that was interrupted: shards that have left where they were, and arrived, are here; all others
+// stay where they were.
+func (s *Servers) recover(ctx context.Context) error {
+	st, err := s.status(ctx)
+	if err != nil {
+		return err
+	}
+	for _, o := range s.all {
+		var come, unfinished, stay []int
+		for _, shard := range slices.Sorted(maps.Keys(st[o.name])) {
+			owner, err := st.owner(shard)
+			switch state := st[o.name][shard]; {
+			case err != nil:
+				return err
+			case state == leaving:
+				stay = append(stay, shard)
+			case state == arrived && owner == "":
+				come = append(come, shard)
+			case state == arriving && owner == "":
+				return fmt.Errorf("shard %d is on no server, and not all of it is on %s", shard, o.name)
+			case state != here:
+				unfinished = append(unfinished, shard)
+			}
+		}
+		if len(come) > 0 {
+			if err := o.tx(ctx, o.takeIn(come)[1:]...); err != nil {
+				return fmt.Errorf("shards %s have left where they were: %w", ranges(come), err)
+			}
+			if err := o.forget(ctx); err != nil {
+				return err
+			}
+		}
+		if len(stay) > 0 {
+			if err := o.stay(ctx, stay); err != nil {
+				return err
+			}
+		}
+		if len(unfinished) > 0 {
+			if err := o.drop(ctx, unfinished); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,353 @@
+// Package shards keeps the map of a sharded source, which is on its servers: it makes what the servers need for it, tells how shards are
+// spread, and moves them between servers while both serve.
+//
+// A shard is on the server whose millrace_shards says "here" or "leaving". Whoever writes a row holds a shared lock of its shard until the
+// transaction ends, and a move takes that lock alone before it changes where the shard is: package sqldb has the statements that Millrace
+// sends before its own, and triggers do the same for the writes of others.
+package shards
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"millrace/internal/conf"
+	"millrace/internal/sqldb"
+)
+
+// lockClass is that of the advisory locks of shards; a move takes number moveLock of the next class, so that there is one at a time.
+const (
+	lockClass = 1835626610
+	moveLock  = 0
+)
+
+// The states of a shard on a server. Only the first two are of the server that has it.
+const (
+	here     = "here"
+	leaving  = "leaving"  // a move copies it: changes are written down
+	arriving = "arriving" // a move fills it
+	arrived  = "arrived"  // all of it is there, and it is here as soon as it has left where it was
+)
+
+// Servers are connections to the servers of a sharded source, each to the one of its hosts that takes writes.
+type Servers struct {
+	cfg sqldb.ShardsConfig
+	all []*server // in the order of their names
+}
+
+// server is one server, with its tables once they are known.
+type server struct {
+	name   string
+	conn   *pgconn.PgConn
+	schema string   // quoted, where everything is
+	role   bool     // it may turn triggers off
+	tables []*table // as the configuration has them
+}
+
+// table is one table that is spread.
+type table struct {
+	name    string // quoted, as are those of columns
+	plain   string
+	key     string
+	columns []string // those that are stored
+	types   []string
+	primary []int // columns, by number
+}
+
+// Open connects to every server. Close must be called.
+func Open(ctx context.Context, cfg sqldb.Config) (*Servers, error) {
+	if cfg.Shards == nil {
+		return nil, errors.New("the source has no shards:; it is one database")
+	}
+	s := &Servers{cfg: *cfg.Shards}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Shards.Servers)) {
+		o := &server{name: name}
+		own := cfg.Shards.Servers[name]
+		err := o.connect(ctx, append([]conf.Secret{own.Primary}, own.Replicas...))
+		if err != nil {
+			s.Close()
+			return nil, fmt.Errorf("server %s: %w", name, err)
+		}
+		s.all = append(s.all, o)
+	}
+	return s, nil
+}
+
+// Close ends the connections, and with them what a move has locked.
+func (s *Servers) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	for _, o := range s.all {
+		_ = o.conn.Close(ctx)
+	}
+}
+
+func (s *Servers) named(name string) (*server, error) {
+	i := slices.IndexFunc(s.all, func(o *server) bool { return o.name == name })
+	if i < 0 {
+		return nil, fmt.Errorf("the source has no server %q; it has %s", name, strings.Join(slices.Sorted(maps.Keys(s.cfg.Servers)), ", "))
+	}
+	return s.all[i], nil
+}
+
+// connect finds the server that takes writes: of several that say so, the one that was promoted last.
+func (o *server) connect(ctx context.Context, urls []conf.Secret) error {
+	latest, failed := -1, errors.New("none of its hosts takes writes")
+	for _, url := range urls {
+		config, err := pgconn.ParseConfig(url.Reveal())
+		if err != nil {
+			return errors.New("its address is no connection URL") // what ParseConfig says may hold the password
+		}
+		config.RuntimeParams["application_name"] = "millrace shards"
+		config.RuntimeParams["client_min_messages"] = "warning"
+		dialing, cancel := context.WithTimeout(ctx, 5*time.Second)
+		conn, err := pgconn.ConnectConfig(dialing, config)
+		cancel()
+		if err != nil {
+			var refused *pgconn.PgError
+			if failed = errors.New("it cannot be reached"); errors.As(err, &refused) {
+				failed = fmt.Errorf("it refuses the connection (SQLSTATE %s)", refused.Code)
+			}
+			continue
+		}
+		r := query(ctx, conn, `SELECT CASE WHEN pg_is_in_recovery() THEN -1 ELSE (SELECT timeline_id FROM pg_control_checkpoint()) END`)
+		timeline := -1
+		if r.err == nil {
+			timeline, _ = strconv.Atoi(r.rows[0][0])
+		} else {
+			failed = r.err
+		}
+		if timeline <= latest {
+			_ = conn.Close(ctx)
+			continue
+		}
+		if o.conn != nil {
+			_ = o.conn.Close(ctx)
+		}
+		o.conn, latest = conn, timeline
+	}
+	if o.conn == nil {
+		return failed
+	}
+	r := query(ctx, o.conn, `SELECT quote_ident(current_schema()), current_setting('is_superuser') = 'on'`)
+	if r.err != nil {
+		return r.err
+	}
+	o.schema, o.role = r.rows[0][0], r.rows[0][1] == "t"
+	return nil
+}
+
+// answer is what a statement gave, as text; NULL is "".
+type answer struct {
+	rows     [][]string
+	affected int64
+	err      error
+}
+
+// query runs one statement with parameters.
+func query(ctx context.Context, conn *pgconn.PgConn, sql string, args ...string) (a answer) {
+	values := make([][]byte, len(args))
+	for i, v := range args {
+		values[i] = []byte(v)
+	}
+	r := conn.ExecParams(ctx, sql, values, nil, nil, nil).Read()
+	a.err = r.Err
+	a.affected = r.CommandTag.RowsAffected()
+	for _, row := range r.Rows {
+		text := make([]string, len(row))
+		for i, v := range row {
+			text[i] = string(v)
+		}
+		a.rows = append(a.rows, text)
+	}
+	return a
+}
+
+// exec runs statements without parameters, one after the other, until one fails.
+func (o *server) exec(ctx context.Context, statements ...string) error {
+	for _, sql := range statements {
+		if err := o.conn.Exec(ctx, sql).Close(); err != nil {
+			return fmt.Errorf("server %s: %w", o.name, err)
+		}
+	}
+	return nil
+}
+
+// tx runs statements in one transaction.
+func (o *server) tx(ctx context.Context, statements ...string) error {
+	err := o.exec(ctx, append(append([]string{"BEGIN"}, statements...), "COMMIT")...)
+	if err != nil && !o.conn.IsClosed() && o.conn.TxStatus() != 'I' {
+		_ = o.exec(context.WithoutCancel(ctx), "ROLLBACK")
+	}
+	return err
+}
+
+// look reads what the tables are like, and refuses those that cannot be spread.
+func (s *Servers) look(ctx context.Context) error {
+	for _, o := range s.all {
+		o.tables = nil
+		for _, t := range s.cfg.Tables {
+			found, err := o.table(ctx, t, s.cfg.Key)
+			if err != nil {
+				return fmt.Errorf("server %s: table %s: %w", o.name, t.Table, err)
+			}
+			o.tables = append(o.tables, found)
+		}
+		if err := o.references(ctx, s.cfg.Tables); err != nil {
+			return fmt.Errorf("server %s: %w", o.name, err)
+		}
+	}
+	for _, o := range s.all[1:] {
+		for i, t := range o.tables {
+			first := s.all[0].tables[i]
+			if !slices.Equal(t.columns, first.columns) || !slices.Equal(t.types, first.types) || !slices.Equal(t.primary, first.primary) {
+				return fmt.Errorf("table %s is not alike on servers %s and %s: it needs the same columns, types and primary key, in one order", t.plain, s.all[0].name, o.name)
+			}
+		}
+	}
+	return nil
+}
+
+// keyTypes are those of key columns, by shards.key.
+var keyTypes = map[string][]string{"integer": {"smallint", "integer", "bigint"}, "text": {"text", "character varying"}, "uuid": {"uuid"}}
+
+func (o *server) table(ctx context.Context, t sqldb.ShardedTable, keyType string) (*table, error) {
+	out := &table{plain: t.Table}
+	r := query(ctx, o.conn, `SELECT a.attname, quote_ident(a.attname), format_type(a.atttypid, a.atttypmod), format_type(a.atttypid, NULL), a.attnotnull::text,
+			coalesce((SELECT array_position(i.indkey::int2[], a.attnum) FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary), -1), quote_ident(c.relname), c.relkind
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
+		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+		WHERE c.relname = $1 ORDER BY a.attnum`, t.Table)
+	if r.err != nil {
+		return nil, r.err
+	}
+	if len(r.rows) == 0 || !slices.Contains([]string{"r", "p"}, r.rows[0][7]) {
+		return nil, errors.New("it is not there; make it first: the tables are yours")
+	}
+	place := map[int]int{}
+	for i, row := range r.rows {
+		out.name = row[6]
+		if row[0] == t.Key {
+			out.key = row[1]
+			if !slices.Contains(keyTypes[keyType], row[3]) {
+				return nil, fmt.Errorf("column %s is of type %s, and shards.key says %s", t.Key, row[3], keyType)
+			}
+			if row[4] != "true" {
+				return nil, fmt.Errorf("column %s may be NULL, and such a row would be in no shard; make it NOT NULL", t.Key)
+			}
+		}
+		out.columns, out.types = append(out.columns, row[1]), append(out.types, row[2])
+		if n, err := strconv.Atoi(row[5]); err == nil && n >= 0 { // an int2vector counts from 0
+			place[n] = i
+		}
+	}
+	for _, n := range slices.Sorted(maps.Keys(place)) {
+		out.primary = append(out.primary, place[n])
+	}
+	switch {
+	case out.key == "":
+		return nil, fmt.Errorf("it has no column %s", t.Key)
+	case len(out.primary) == 0:
+		return nil, errors.New("it has no primary key, by which a move tells its rows apart")
+	}
+	return out, nil
+}
+
+// references refuses foreign keys that a move would break.
+func (o *server) references(ctx context.Context, tables []sqldb.ShardedTable) error {
+	var names []string
+	for _, t := range tables {
+		names = append(names, t.Table)
+	}
+	r := query(ctx, o.conn, `SELECT c.conrelid::regclass::text, c.confrelid::regclass::text FROM pg_constraint c
+		JOIN pg_class f ON f.oid = c.confrelid JOIN pg_class t ON t.oid = c.conrelid JOIN pg_namespace n ON n.oid = f.relnamespace AND n.nspname = current_schema()
+		WHERE c.contype = 'f' AND f.relname = ANY ($1::text[]) AND NOT t.relname = ANY ($1::text[])`, arrayLiteral(names))
+	if r.err != nil {
+		return r.err
+	}
+	if len(r.rows) > 0 {
+		return fmt.Errorf("table %s refers to %s, whose rows move: name it in shards.tables too, behind that", r.rows[0][0], r.rows[0][1])
+	}
+	return nil
+}
+
+// arrayLiteral writes texts as an array.
+func arrayLiteral(texts []string) string {
+	var b strings.Builder
+	b.WriteByte('{')
+	for i, t := range texts {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteByte('"')
+		b.WriteString(strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(t))
+		b.WriteByte('"')
+	}
+	b.WriteByte('}')
+	return b.String()
+}
+
+// literal writes a text as SQL does, where standard_conforming_strings is on.
+func literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
+
+// list writes shards as an array.
+func list(shards []int) string {
+	text := make([]string, len(shards))
+	for i, n := range shards {
+		text[i] = strconv.Itoa(n)
+	}
+	return "'{" + strings.Join(text, ",") + "}'::int[]"
+}
+
+// of is the condition of a table's rows being in one of the shards.
+func (t *table) of(shards []int) string {
+	return "millrace_shard_of(" + t.key + "::text) = ANY (" + list(shards) + ")"
+}
+
+// status is where the shards are.
+type status map[string]map[int]string // state by server and shard
+
+// status reads it.
+func (s *Servers) status(ctx context.Context) (status, error) {
+	out := status{}
+	for _, o := range s.all {
+		r := query(ctx, o.conn, "SELECT shard, state FROM "+sqldb.ShardTable)
+		var server *pgconn.PgError
+		if errors.As(r.err, &server) && server.Code == "42P01" {
+			return nil, fmt.Errorf("server %s has no map of shards; run 'millrace install SOURCE'", o.name)
+		} else if r.err != nil {
+			return nil, fmt.Errorf("server %s: %w", o.name, r.err)
+		}
+		out[o.name] = map[int]string{}
+		for _, row := range r.rows {
+			n, err := strconv.Atoi(row[0])
+			if err != nil {
+				return nil, err
+			}
+			out[o.name][n] = row[1]
+		}
+	}
+	return out, nil
+}
+
+// owner gives the server that has a shard; "" for none. Two are an error.
+func (st status) owner(shard int) (string, error) {
+	owner := ""
+	for _, name := range slices.Sorted(maps.Keys(st)) {
+		if state := st[name][shard]; state != here && state != leaving {
+			continue
+		}
+		if owner != "" {
+			return "", fmt.Errorf("shard %d is on %s and on %s: has one of them been restored from a backup? Move none until you know which is right, then delete the shard's row from millrace_shards, and raise millrace_shard_epoch, on the other", shard, owner, name)
+		}
+		owner = name
+	}
+	return owner, nil
+}

@@ -1,0 +1,329 @@
+package sqldb
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"millrace/internal/conf"
+	"millrace/internal/mcp"
+)
+
+// gathering says how the rows of several servers become one result: in which order, and how many.
+type gathering struct {
+	order   []orderItem
+	limit   int // of rows; -1 for none
+	limitBy int // the parameter that says the limit; -1 for none
+	end     int // of the statement in its text
+}
+
+// orderItem is one item of ORDER BY: a column of the result, by name or by its place from 1.
+type orderItem struct {
+	name       string
+	place      int
+	descending bool
+	nullsFirst bool
+}
+
+// aggregates are the functions that make one row of many. Of several servers each would give one of its own.
+var aggregates = []string{"COUNT", "SUM", "AVG", "MIN", "MAX", "ARRAY_AGG", "STRING_AGG", "JSON_AGG", "JSONB_AGG", "JSON_OBJECT_AGG", "JSONB_OBJECT_AGG",
+	"BOOL_AND", "BOOL_OR", "EVERY", "BIT_AND", "BIT_OR", "STDDEV", "STDDEV_POP", "STDDEV_SAMP", "VARIANCE", "VAR_POP", "VAR_SAMP", "PERCENTILE_CONT",
+	"PERCENTILE_DISC", "MODE", "XMLAGG"}
+
+// clauses may follow ORDER BY, and end it.
+var clauses = []string{"LIMIT", "OFFSET", "FETCH", "FOR", "WINDOW", "ORDER", "HAVING", "GROUP", "UNION", "INTERSECT", "EXCEPT"}
+
+// piece is a token with where it stands: depth is of the brackets around it, inner of those among them that hold a statement of their own.
+type piece struct {
+	token
+	upper        string
+	depth, inner int
+}
+
+// gatherer reads a statement that runs on all servers.
+type gatherer struct {
+	*parser
+	pieces []piece
+}
+
+// parseGather reads, of a statement that parse accepts, what follows from its running on several servers, each of which has a part of the
+// rows of tables, and refuses what would mean something else there. keys are the columns by which the tables are split.
+func parseGather(text string, params []Param, tables, keys []string) (*gathering, conf.Faults) {
+	g := &gatherer{parser: &parser{scanner: scanner{text: text, dialect: dialectPostgres}, params: params}}
+	g.cut()
+	out := &gathering{limit: -1, limitBy: -1}
+	grouped, from, split := false, false, false
+	for i, p := range g.pieces {
+		if p.kind == tokenWord || p.kind == tokenQuoted {
+			split = split || slices.Contains(tables, g.identifier(p))
+		}
+		if p.kind != tokenWord || p.inner > 0 {
+			continue
+		}
+		if slices.Contains(aggregates, p.upper) && g.is(i+1, "(") && !g.groups() {
+			g.refuse(p, strings.ToLower(p.upper)+"(…) would be of the rows of each server, and several answers come back", "group by the shard key, or add shard: {by: PARAMETER}")
+		}
+		if p.upper == "OVER" && g.is(i-1, ")") {
+			g.refuse(p, "a window sees the rows of one server", "add shard: {by: PARAMETER}")
+		}
+		if p.depth > 0 {
+			continue
+		}
+		switch p.upper {
+		case "FROM":
+			from = true
+		case "DISTINCT":
+			g.refuse(p, "DISTINCT is of the rows of each server", "group by the shard key, or add shard: {by: PARAMETER}")
+		case "UNION", "INTERSECT", "EXCEPT":
+			if p.upper != "UNION" || !g.is(i+1, "ALL") {
+				g.refuse(p, p.upper+" compares the rows of each server alone", "use UNION ALL, or add shard: {by: PARAMETER}")
+			}
+		case "GROUP":
+			if grouped = g.is(i+1, "BY"); grouped && !g.names(i+2, keys) {
+				g.refuse(p, "a group may have rows on several servers", "group by the shard key ("+strings.Join(keys, ", ")+") too, or add shard: {by: PARAMETER}")
+			}
+		case "ORDER":
+			if g.is(i+1, "BY") {
+				out.order = g.items(i + 2)
+			}
+		case "LIMIT":
+			g.bound(i+1, out)
+		case "OFFSET", "FETCH":
+			g.refuse(p, p.upper+" counts the rows of each server", "use LIMIT, and a condition on what was seen last in the place of an offset")
+		}
+	}
+	out.end = g.pieces[len(g.pieces)-1].end
+	switch first := g.pieces[0]; {
+	case len(g.faults) > 0:
+	case !slices.Contains([]string{"SELECT", "WITH", "TABLE"}, first.upper):
+		g.refuse(first, first.upper+" would answer once for each server", "write a SELECT, or add shard: {by: PARAMETER}")
+	case !split || first.upper != "TABLE" && !from:
+		g.refuse(first, "none of the source's tables is read: every server would answer the same", "read one of "+strings.Join(tables, ", ")+", or add shard: {by: PARAMETER}")
+	}
+	return out, g.faults
+}
+
+// cut reads the tokens. The text has been read before, and found to be a statement.
+func (g *gatherer) cut() {
+	var inner []bool
+	for {
+		t := g.next()
+		text := g.text[t.start:t.end]
+		if t.kind == tokenEnd || t.kind == tokenSymbol && text == ";" {
+			return
+		}
+		p := piece{token: t, upper: strings.ToUpper(text)}
+		if n := len(g.pieces); n > 0 && g.pieces[n-1].upper == "(" && slices.Contains([]string{"SELECT", "WITH", "VALUES", "TABLE"}, p.upper) {
+			inner[len(inner)-1] = true
+		}
+		if text == ")" || text == "]" {
+			inner = inner[:len(inner)-1]
+		}
+		p.depth = len(inner)
+		for _, is := range inner {
+			if is {
+				p.inner++
+			}
+		}
+		if text == "(" || text == "[" {
+			inner = append(inner, false)
+		}
+		g.pieces = append(g.pieces, p)
+	}
+}
+
+func (g *gatherer) refuse(p piece, message, fix string) {
+	g.report(p.start, message+": the statement runs on every server of the source, since the tool names no shard key", fix)
+}
+
+// is tells whether the piece of that number is that word or symbol.
+func (g *gatherer) is(i int, upper string) bool {
+	return i >= 0 && i < len(g.pieces) && g.pieces[i].upper == upper && g.pieces[i].kind != tokenQuoted && g.pieces[i].kind != tokenValue
+}
+
+// identifier gives a name as the database has it.
+func (g *gatherer) identifier(p piece) string {
+	text := g.text[p.start:p.end]
+	if p.kind == tokenQuoted {
+		return strings.ReplaceAll(text[1:len(text)-1], `""`, `"`)
+	}
+	return strings.ToLower(text)
+}
+
+// groups tells whether the statement itself has GROUP BY.
+func (g *gatherer) groups() bool {
+	for i, p := range g.pieces {
+		if p.depth == 0 && p.upper == "GROUP" && g.is(i+1, "BY") {
+			return true
+		}
+	}
+	return false
+}
+
+// names tells whether the clause that begins at a piece names one of the columns.
+func (g *gatherer) names(i int, columns []string) bool {
+	for _, p := range g.pieces[i:] {
+		if p.kind == tokenWord && p.depth == 0 && slices.Contains(clauses, p.upper) {
+			return false
+		}
+		if (p.kind == tokenWord || p.kind == tokenQuoted) && p.depth == 0 && slices.Contains(columns, g.identifier(p)) {
+			return true
+		}
+	}
+	return false
+}
+
+// items reads what follows ORDER BY.
+func (g *gatherer) items(i int) (out []orderItem) {
+	const fix = "order by columns of the result: a name that AS gives, or a place, with ASC or DESC and NULLS FIRST or LAST"
+	for {
+		if i >= len(g.pieces) {
+			g.report(len(g.text), "the ORDER BY is not ended", fix)
+			return nil
+		}
+		p, item := g.pieces[i], orderItem{}
+		switch {
+		case p.kind == tokenWord, p.kind == tokenQuoted:
+			item.name = g.identifier(p)
+		case p.kind == tokenValue:
+			item.place, _ = strconv.Atoi(p.upper)
+		}
+		if item.name == "" && item.place < 1 {
+			g.refuse(p, "what rows are ordered by must be in the result", fix)
+			return nil
+		}
+		i++
+		if g.is(i, "ASC") || g.is(i, "DESC") {
+			item.descending = g.is(i, "DESC")
+			i++
+		}
+		item.nullsFirst = item.descending
+		if g.is(i, "NULLS") && (g.is(i+1, "FIRST") || g.is(i+1, "LAST")) {
+			item.nullsFirst = g.is(i+1, "FIRST")
+			i += 2
+		}
+		out = append(out, item)
+		switch {
+		case i >= len(g.pieces), g.pieces[i].kind == tokenWord && slices.Contains(clauses, g.pieces[i].upper):
+			return out
+		case !g.is(i, ","):
+			g.refuse(g.pieces[i], "what rows are ordered by must be in the result", fix)
+			return nil
+		}
+		i++
+	}
+}
+
+// bound reads what follows LIMIT.
+func (g *gatherer) bound(i int, out *gathering) {
+	ok := i < len(g.pieces) && (i+1 == len(g.pieces) || g.pieces[i+1].kind == tokenWord && slices.Contains(clauses, g.pieces[i+1].upper))
+	if ok {
+		switch p := g.pieces[i]; {
+		case p.kind == tokenParam:
+			out.limitBy = slices.IndexFunc(g.params, func(q Param) bool { return ":"+q.Name == g.text[p.start:p.end] })
+			ok = out.limitBy >= 0 && g.params[out.limitBy].Type == "integer"
+		case p.kind == tokenValue:
+			n, err := strconv.Atoi(p.upper)
+			out.limit, ok = n, err == nil
+		default:
+			ok = g.is(i, "ALL") || g.is(i, "NULL")
+		}
+	}
+	if !ok {
+		g.refuse(g.pieces[min(i, len(g.pieces)-1)], "the LIMIT is neither a number nor a parameter that is an integer", "write LIMIT 20 or LIMIT :name")
+	}
+}
+
+// most is how many rows a run may give; -1 for all.
+func (g *gathering) most(x *Execution) int {
+	if g.limitBy >= 0 && x.Args[g.limitBy].Kind == mcp.KindInt {
+		return int(min(x.Args[g.limitBy].Int, 1<<40))
+	}
+	return g.limit
+}
+
+// part is what one server has given: its rows, of which the first are taken.
+type part struct {
+	rows      [][]byte
+	truncated bool
+	keys      []orderKey // of the first row
+	began     bool
+}
+
+// splitRows cuts a result of this package into its rows.
+func splitRows(result []byte) (p part) {
+	mcp.Members(result, func(key, value []byte) bool {
+		switch string(key) {
+		case "rows":
+			mcp.Elements(value, func(row []byte) bool {
+				p.rows = append(p.rows, row)
+				return true
+			})
+		case "truncated":
+			p.truncated = true
+		}
+		return true
+	})
+	return p
+}
+
+// gather appends the rows of all parts to dst, in order, up to most of them and the bounds of one result. Where a part that was cut has no
+// more rows the result ends too: nobody knows what would come next.
+func gather(dst []byte, parts []part, order []comparer, most, maxRows, maxBytes int) ([]byte, Outcome, error) {
+	r := beginRows(dst, maxRows, maxBytes)
+	for i := range parts {
+		if err := parts[i].begin(order); err != nil {
+			return dst, Outcome{}, err
+		}
+	}
+	for most < 0 || r.n < int64(most) {
+		next := -1
+		for i := range parts {
+			p := &parts[i]
+			if len(p.rows) == 0 {
+				if p.truncated && len(order) > 0 {
+					r.truncated = true
+				}
+				continue
+			}
+			if next < 0 || compareKeys(p.keys, parts[next].keys, order) < 0 {
+				next = i
+			}
+		}
+		if next < 0 || r.truncated || !r.beginRow() {
+			break
+		}
+		r.dst = append(r.dst, parts[next].rows[0]...)
+		if !r.endRow() {
+			break
+		}
+		parts[next].rows = parts[next].rows[1:]
+		if err := parts[next].begin(order); err != nil {
+			return dst, Outcome{}, err
+		}
+	}
+	if len(order) == 0 && (most < 0 || r.n < int64(most)) {
+		r.truncated = r.truncated || slices.ContainsFunc(parts, func(p part) bool { return p.truncated })
+	}
+	return r.end(), Outcome{Rows: r.n, Truncated: r.truncated}, nil
+}
+
+// begin reads what the first row is ordered by. Rows that come in another order were not ordered as the database orders them.
+func (p *part) begin(order []comparer) error {
+	if len(p.rows) == 0 || len(order) == 0 {
+		return nil
+	}
+	keys := make([]orderKey, len(order))
+	for i := range order {
+		var err error
+		if keys[i], err = order[i].key(p.rows[0]); err != nil {
+			return err
+		}
+	}
+	if p.began && compareKeys(keys, p.keys, order) < 0 {
+		return fmt.Errorf("the rows of a server are not in the order of its ORDER BY: %.80q", p.rows[0])
+	}
+	p.keys, p.began = keys, true
+	return nil
+}

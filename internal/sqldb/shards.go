@@ -1,0 +1,432 @@
+package sqldb
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"millrace/internal/conf"
+	"millrace/internal/mcp"
+)
+
+// ShardCount is how many logical shards the rows of a sharded source are in. A shard is on one server, and moves as a whole.
+const ShardCount = 1024
+
+// maxShardServers bounds the servers of a source: a statement without a shard key runs on all of them.
+const maxShardServers = 64
+
+// mostScattered is on how many servers one statement runs at a time.
+const mostScattered = 4
+
+// ShardsConfig is `shards:` of a source: tables whose rows are spread over servers by a key.
+type ShardsConfig struct {
+	Key     string                    `yaml:"key" required:"true" enum:"integer,text,uuid" desc:"The type of the columns that rows are spread by: integer for smallint, integer and bigint, text for text and varchar."`
+	Tables  []ShardedTable            `yaml:"tables" required:"true" desc:"The tables that are spread, those that others refer to first. They are alike on every server."`
+	Servers map[string]PostgresConfig `yaml:"servers" required:"true" desc:"The servers by name. Which has which of the 1024 shards is written on them: 'millrace install SOURCE' begins it, 'millrace shards' shows and changes it."`
+}
+
+// ShardedTable is one table that is spread.
+type ShardedTable struct {
+	Table string `yaml:"table" required:"true" desc:"Its name, with a primary key, in the schema that comes first in the search path."`
+	Key   string `yaml:"key" required:"true" desc:"The column, NOT NULL, that says in which shard a row is: rows of one key are on one server, of all tables."`
+}
+
+var (
+	shardServerName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
+	shardIdentifier = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
+)
+
+func (c *ShardsConfig) validate() (fs conf.Faults) {
+	add := func(path, message, fix string) {
+		fs = append(fs, conf.Fault{Path: path, Message: message, Fix: fix})
+	}
+	if !slices.Contains([]string{"integer", "text", "uuid"}, c.Key) {
+		add("shards.key", fmt.Sprintf("%q is no type of a shard key", c.Key), "write integer, text or uuid")
+	}
+	if len(c.Servers) == 0 || len(c.Servers) > maxShardServers {
+		add("shards.servers", fmt.Sprintf("are %d", len(c.Servers)), fmt.Sprintf("name 1 to %d servers", maxShardServers))
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Servers)) {
+		at := conf.Key("shards.servers", name)
+		if !shardServerName.MatchString(name) {
+			add(at, fmt.Sprintf("%q is no name of a server", name), "use small letters, digits, '_' and '-', at most 32")
+		}
+		own := Config{Postgres: new(c.Servers[name])}
+		for _, f := range own.validatePostgres() {
+			f.Path = at + f.Path[len("postgres"):]
+			fs = append(fs, f)
+		}
+	}
+	if len(c.Tables) == 0 {
+		add("shards.tables", "are missing", "name the tables that are spread, each with its key column")
+	}
+	for i, t := range c.Tables {
+		at := conf.Index("shards.tables", i)
+		if !shardIdentifier.MatchString(t.Table) {
+			add(at+".table", fmt.Sprintf("%q is no name of a table", t.Table), "use small letters, digits and '_', and no schema: it is the first of the search path")
+		}
+		if !shardIdentifier.MatchString(t.Key) {
+			add(at+".key", fmt.Sprintf("%q is no name of a column", t.Key), "name the column as the table has it")
+		}
+		if slices.ContainsFunc(c.Tables[:i], func(o ShardedTable) bool { return o.Table == t.Table }) {
+			add(at+".table", fmt.Sprintf("%q is there twice", t.Table), "remove one of them")
+		}
+	}
+	return fs
+}
+
+// ShardOf gives the shard of a key, as the database writes it as text. Function millrace_shard_of does the same in the database.
+func ShardOf(key string) int {
+	sum := sha256.Sum256([]byte(key))
+	return int(binary.BigEndian.Uint16(sum[:])) % ShardCount
+}
+
+// sharded is a source whose tables are spread over servers. Which shard is where is known from the servers themselves, and kept; every
+// statement has the server check, in its own transaction, that nothing has come or gone since, so what is kept may be old and
+// never wrong. A statement for one key runs on the server of that key's shard, any other read on all, mostScattered at a time.
+//
+// Reads run on the primaries: a replica may still have a shard that has gone.
+type sharded struct {
+	name    string
+	cfg     Config
+	servers []shardServer // by number, in the order of their names
+	known   atomic.Pointer[shardMap]
+	looks   chan struct{} // holds something while nobody looks
+}
+
+type shardServer struct {
+	Source
+	name string
+	look Query // what is there
+}
+
+func newSharded(name string, cfg Config, log *slog.Logger) (Source, error) {
+	s := &sharded{name: name, cfg: cfg, looks: make(chan struct{}, 1)}
+	s.looks <- struct{}{}
+	for _, server := range slices.Sorted(maps.Keys(cfg.Shards.Servers)) {
+		own, err := New(name+"/"+server, cfg.Server(server), log)
+		if err == nil {
+			o := shardServer{Source: own, name: server}
+			o.look, err = own.Compile(Spec{Name: "shards", Own: true, Text: "SELECT epoch, ARRAY(SELECT shard FROM " + ShardTable + " WHERE state IN ('here', 'leaving') ORDER BY shard) AS shards FROM " + ShardEpoch})
+			s.servers = append(s.servers, o)
+		}
+		if err != nil {
+			_ = s.Close() // never fails
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Server gives the configuration of one of the servers of a sharded source.
+func (c Config) Server(name string) Config {
+	server := c.Shards.Servers[name]
+	c.Postgres, c.Shards = &server, nil
+	return c
+}
+
+// Compile implements Source, on each of the servers.
+func (s *sharded) Compile(spec Spec) (Query, error) {
+	var fs conf.Faults
+	add := func(path, message, fix string) {
+		fs = append(fs, conf.Fault{Path: path, Message: message, Fix: fix})
+	}
+	if spec.Once {
+		add("idempotency", "keys are kept beside the rows that a write changes, and those of a sharded source move between servers", "remove it")
+	}
+	if spec.Batch != nil {
+		add("batch", "goes with one server: keys of one batch would be on several", "remove it")
+	}
+	if spec.Snapshot {
+		add("snapshot", "goes with one server", "remove it")
+	}
+	if spec.Shard == nil && spec.Mode == ReadWrite {
+		add("shard", "is missing: the write would be of all servers, and no transaction spans them", "add shard: {by: PARAMETER}, the key of the rows that are written")
+	}
+	if spec.Shard == nil && len(spec.Parts) > 0 {
+		add("shard", "is missing: several statements go with one shard", "add shard: {by: PARAMETER}")
+	}
+	own := spec
+	own.Shard, own.guarded = nil, true
+	var of *gathering
+	switch {
+	case len(fs) > 0:
+	case spec.Shard != nil:
+		if want, p := s.parameterType(), spec.Params[*spec.Shard]; p.Type != want {
+			add("shard.by", fmt.Sprintf("parameter %q is of type %s, and the source's keys are of type %s", p.Name, p.Type, s.cfg.Shards.Key), "make it "+want)
+		}
+	default:
+		if _, faults := parse(spec.Text, dialectPostgres, spec.Params, spec.Mode); len(faults) > 0 {
+			return nil, faults.Err()
+		}
+		var faults conf.Faults
+		of, faults = parseGather(spec.Text, spec.Params, s.tables(), s.keys())
+		fs = append(fs, faults...)
+	}
+	if err := fs.Err(); err != nil {
+		return nil, err
+	}
+	on := make([]Query, len(s.servers))
+	for i := range s.servers {
+		var err error
+		if on[i], err = s.servers[i].Compile(own); err != nil {
+			return nil, err
+		}
+	}
+	base := shardedQuery{source: s, spec: spec, on: on}
+	base.span, base.limit = queryTimeout(s.cfg.QueryTimeout.Std(), spec.Timeout)
+	if spec.Shard != nil {
+		return &keyedQuery{base}, nil
+	}
+	return &scatteredQuery{shardedQuery: base, gathering: of}, nil
+}
+
+func (s *sharded) tables() (out []string) {
+	for _, t := range s.cfg.Shards.Tables {
+		out = append(out, t.Table)
+	}
+	return out
+}
+
+func (s *sharded) keys() (out []string) {
+	for _, t := range s.cfg.Shards.Tables {
+		if !slices.Contains(out, t.Key) {
+			out = append(out, t.Key)
+		}
+	}
+	return out
+}
+
+func (s *sharded) parameterType() string {
+	if s.cfg.Shards.Key == "integer" {
+		return "integer"
+	}
+	return "string"
+}
+
+// key gives an argument as the database writes it.
+func (s *sharded) key(tool string, p *Param, v *mcp.Value) (string, error) {
+	switch {
+	case v.Kind == mcp.KindInt:
+		return strconv.FormatInt(v.Int, 10), nil
+	case v.Kind != mcp.KindText:
+		return "", sqlFailure(tool, fmt.Sprintf("argument %q is the shard key, and must be given", p.Name), nil)
+	case s.cfg.Shards.Key == "uuid":
+		var id pgtype.UUID
+		if err := id.Scan(string(v.Text)); err != nil {
+			return "", sqlFailure(tool, fmt.Sprintf("argument %q is the shard key, and no UUID", p.Name), nil)
+		}
+		return id.String(), nil
+	}
+	return string(v.Text), nil
+}
+
+// Ping implements Source: of all servers.
+func (s *sharded) Ping(ctx context.Context) error {
+	return sideBySide(ctx, len(s.servers), mostScattered, func(ctx context.Context, next func() (int, bool)) error {
+		for i, ok := next(); ok; i, ok = next() {
+			if err := s.servers[i].Ping(ctx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// errSharded is of what goes with one database.
+var errSharded = errors.New("the source is spread over servers (shards): name one of those as a source of its own")
+
+// Watch implements Source.
+func (s *sharded) Watch(context.Context, string, func()) error { return errSharded }
+
+// Script implements Source.
+func (s *sharded) Script(context.Context, []string) error { return errSharded }
+
+// Dialect implements Source.
+func (s *sharded) Dialect() Dialect { return PostgreSQL }
+
+// Sharded implements Source.
+func (s *sharded) Sharded() bool { return true }
+
+// Widest implements Source.
+func (s *sharded) Widest() mcp.Scope { return widest(s.cfg.Settings) }
+
+// Stats implements Source: the servers' in their order.
+func (s *sharded) Stats() (out []PoolStats) {
+	for i := range s.servers {
+		for _, p := range s.servers[i].Stats() {
+			p.Role = s.servers[i].name + "." + p.Role
+			if p.Server != nil {
+				own := *p.Server
+				own.Key = conf.Key("shards.servers", s.servers[i].name) + "." + own.Key
+				p.Server = &own
+			}
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// Close implements Source.
+func (s *sharded) Close() error {
+	for i := range s.servers {
+		_ = s.servers[i].Close() // never fails
+	}
+	return nil
+}
+
+// shardMap is what the servers have, as each has said at some time.
+type shardMap struct {
+	at     time.Time
+	epochs []int64           // by server; less than zero where it never answered
+	failed []error           // by server: what came of asking it last
+	owner  [ShardCount]int16 // the number of the server, or one of those below
+}
+
+const (
+	nobody  = -1
+	several = -2
+)
+
+const (
+	shardLook  = 2 * time.Second       // for a server's answer
+	shardPause = 20 * time.Millisecond // between looks, while a shard is between servers
+)
+
+// look asks the servers anew, unless somebody has since old was read.
+func (s *sharded) look(ctx context.Context, old *shardMap) error {
+	select {
+	case <-s.looks:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { s.looks <- struct{}{} }()
+	if s.known.Load() != old {
+		return nil
+	}
+	m := &shardMap{epochs: make([]int64, len(s.servers)), failed: make([]error, len(s.servers))}
+	for i := range m.owner {
+		m.owner[i] = nobody
+	}
+	found := make([][]int, len(s.servers))
+	_ = sideBySide(context.WithoutCancel(ctx), len(s.servers), len(s.servers), func(ctx context.Context, next func() (int, bool)) error {
+		for i, ok := next(); ok; i, ok = next() {
+			m.epochs[i], found[i], m.failed[i] = s.servers[i].ask(ctx)
+		}
+		return nil
+	})
+	for i, shards := range found {
+		for _, shard := range shards {
+			if m.owner[shard] != nobody {
+				m.owner[shard] = several
+			} else {
+				m.owner[shard] = int16(i)
+			}
+		}
+	}
+	for i, err := range m.failed { // what was there before may be there still: it is checked
+		if err == nil || old == nil {
+			continue
+		}
+		m.epochs[i] = old.epochs[i]
+		for shard, owner := range old.owner {
+			if owner == int16(i) && m.owner[shard] == nobody {
+				m.owner[shard] = owner
+			}
+		}
+	}
+	m.at = time.Now()
+	s.known.Store(m)
+	return nil
+}
+
+// ask asks a server what it has.
+func (o *shardServer) ask(ctx context.Context) (epoch int64, shards []int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, shardLook)
+	defer cancel()
+	out, _, err := o.look.Run(ctx, nil, &Execution{Deadline: time.Now().Add(shardLook), Primary: true})
+	if err != nil {
+		return -1, nil, err
+	}
+	return parseShards(out)
+}
+
+// locate gives the server of a shard, waiting for one that is between servers.
+func (s *sharded) locate(ctx context.Context, b *bounds, shard int) (m *shardMap, server int, err error) {
+	err = s.await(ctx, b, func(known *shardMap) error {
+		m, server = known, int(known.owner[shard])
+		switch {
+		case server == several:
+			return fmt.Errorf("source %q: shard %d is on several servers; 'millrace shards plan %[1]s' tells which", s.name, shard)
+		case server == nobody:
+			return errBetween
+		}
+		return nil
+	})
+	return m, server, err
+}
+
+// whole gives a map in which each shard is on one server.
+func (s *sharded) whole(ctx context.Context, b *bounds) (m *shardMap, err error) {
+	err = s.await(ctx, b, func(known *shardMap) error {
+		m = known
+		for shard, owner := range known.owner {
+			switch owner {
+			case several:
+				return fmt.Errorf("source %q: shard %d is on several servers; 'millrace shards plan %[1]s' tells which", s.name, shard)
+			case nobody:
+				return errBetween
+			}
+		}
+		return nil
+	})
+	return m, err
+}
+
+// errBetween is of a shard that is on no server.
+var errBetween = errors.New("a shard is on no server")
+
+// await looks until a map is as fits wants it.
+func (s *sharded) await(ctx context.Context, b *bounds, fits func(*shardMap) error) error {
+	for first := true; ; first = false {
+		m := s.known.Load()
+		err := errBetween
+		if m != nil {
+			err = fits(m)
+		}
+		switch {
+		case !errors.Is(err, errBetween):
+			return err
+		case !first && m != nil:
+			for i, failed := range m.failed {
+				if failed != nil && m.epochs[i] < 0 {
+					return failed
+				}
+			}
+		}
+		if !first || m != nil && time.Since(m.at) < shardPause {
+			select {
+			case <-time.After(shardPause):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if !time.Now().Before(b.deadline) {
+			return overloaded(s.name, "a shard is being moved, or no server has it ('millrace shards plan' tells)")
+		}
+		if err := s.look(ctx, m); err != nil {
+			return err
+		}
+	}
+}
