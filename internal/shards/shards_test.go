@@ -381,4 +381,3 @@ func TestInterruptedMoves(t *testing.T) {
 		}
 	}
 }
-

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"millrace/internal/conf"
@@ -322,7 +323,7 @@ func (s *sharded) look(ctx context.Context, old *shardMap) error {
 	found := make([][]int, len(s.servers))
 	_ = sideBySide(context.WithoutCancel(ctx), len(s.servers), len(s.servers), func(ctx context.Context, next func() (int, bool)) error {
 		for i, ok := next(); ok; i, ok = next() {
-			m.epochs[i], found[i], m.failed[i] = s.servers[i].ask(ctx)
+			m.epochs[i], found[i], m.failed[i] = s.servers[i].ask(ctx, s.name)
 		}
 		return nil
 	})
@@ -352,10 +353,14 @@ func (s *sharded) look(ctx context.Context, old *shardMap) error {
 }
 
 // ask asks a server what it has.
-func (o *shardServer) ask(ctx context.Context) (epoch int64, shards []int, err error) {
+func (o *shardServer) ask(ctx context.Context, source string) (epoch int64, shards []int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, shardLook)
 	defer cancel()
 	out, _, err := o.look.Run(ctx, nil, &Execution{Deadline: time.Now().Add(shardLook), Primary: true})
+	var server *pgconn.PgError
+	if errors.As(err, &server) && server.Code == stateUndefinedTable {
+		return -1, nil, &mcp.ToolError{Kind: kindUnavailable, Cause: err, Message: fmt.Sprintf("source %q: server %s has no map of shards; run 'millrace install %[1]s --config FILE'", source, o.name)}
+	}
 	if err != nil {
 		return -1, nil, err
 	}
