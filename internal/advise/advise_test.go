@@ -380,7 +380,7 @@ func TestSQLiteCorners(t *testing.T) {
 	if _, err := Run(ctx, []Source{src}, Options{}); err == nil {
 		t.Error("it goes on after its end")
 	}
-	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "millrace-advise-*")); len(left) > 1 { // another test may be about to open its own
+	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), fmt.Sprintf("millrace-advise-%d-*", os.Getpid()))); len(left) > 1 { // another test may be about to open its own
 		t.Errorf("left behind: %q", left)
 	}
 }

@@ -27,7 +27,7 @@ type copied struct {
 
 // newCopy copies a file. What it holds of others' writes is as they had it at one moment.
 func newCopy(ctx context.Context, path string) (made *copied, err error) {
-	dir, err := os.MkdirTemp("", "millrace-advise-")
+	dir, err := os.MkdirTemp("", fmt.Sprintf("millrace-advise-%d-", os.Getpid()))
 	if err != nil {
 		return nil, err
 	}

@@ -44,6 +44,24 @@ sources:
     postgres: {
       primary: postgres://h/d # needed
     }
+  spread:
+    shards: {
+      key: text, # needed
+      tables: [{table: n, key: k}], # needed
+      servers: {a: {primary: "postgres://h/d"}} # needed
+    }
+  wider:
+    shards:
+      key: text
+      tables:
+        - {
+            table: n, # needed
+            key: k # needed
+          }
+      servers:
+        a: {
+          primary: postgres://h/d # needed
+        }
 tools:
   - title: T
     name: t # needed
@@ -77,7 +95,23 @@ tools:
     annotations: {readOnlyHint: true}
     batch:
       by: id # needed
+  - name: sharded
+    source: spread
+    description: d
+    statement: SELECT v FROM n WHERE k = :id
+    parameters: [{name: id, type: string, required: true}]
+    annotations: {readOnlyHint: true}
+    shard: {
+      by: id # needed
+    }
 resources:
+  - uriTemplate: "n://{id}"
+    name: n
+    source: spread
+    statement: SELECT v FROM n WHERE k = :id
+    shard: {
+      by: id # needed
+    }
   - uri: "r://all"
     name: r # needed
     source: db # needed
