@@ -16,7 +16,7 @@ import (
 func databaseJob(ctx context.Context, args []string) error {
 	return jobs(ctx, "database", args, func(g *generator) []job {
 		d := &databaseRun{generator: g}
-		return []job{{"query", d.queryTime}, {"rows", d.manyRows}, {"batch", d.batches}}
+		return []job{{"query", d.queryTime}, {"rows", d.manyRows}, {"batch", d.batches}, {"shards", d.shards}}
 	}, func(g *generator) options { return options{rounds: 1, duration: g.span()} })
 }
 

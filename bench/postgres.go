@@ -15,14 +15,23 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// startPostgres makes a private server with the items in it and returns its URL. It shares the load tool's cores, since
-// only the tool server's own CPU is measured.
+// startPostgres makes a private server with the items in it and returns its URL.
 func startPostgres(ctx context.Context, m *machine) (string, error) {
+	return startDatabase(ctx, m, "postgres", []string{
+		"CREATE TABLE items (id integer PRIMARY KEY, name text NOT NULL, value integer NOT NULL)",
+		fmt.Sprintf("INSERT INTO items SELECT i, 'item ' || i, 7 * i FROM generate_series(%d, %d) i", itemKeys.first, itemKeys.first+itemKeys.count-1),
+		"VACUUM ANALYZE items",
+	})
+}
+
+// startDatabase makes a private server of PostgreSQL, runs statements on it and returns its URL. It shares the load tool's cores, since
+// only the tool server's own CPU is measured.
+func startDatabase(ctx context.Context, m *machine, name string, statements []string) (string, error) {
 	bin, err := postgresFolder()
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(m.dir, "postgres")
+	dir := filepath.Join(m.dir, name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", err
 	}
@@ -46,7 +55,7 @@ func startPostgres(ctx context.Context, m *machine) (string, error) {
 	}
 	url := "postgres://postgres@" + addr + "/postgres?sslmode=disable"
 	var conn *pgx.Conn
-	_, err = m.start(ctx, "postgres", addr, []string{filepath.Join(bin, "postgres"), "-D", dir, "-p", port,
+	_, err = m.start(ctx, name, addr, []string{filepath.Join(bin, "postgres"), "-D", dir, "-p", port,
 		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "max_connections=400"},
 		startOptions{dir: dir, credential: cred, onLoadCPUs: true, quit: syscall.SIGINT, ready: func(ctx context.Context) (err error) {
 			conn, err = pgx.Connect(ctx, url)
@@ -56,16 +65,23 @@ func startPostgres(ctx context.Context, m *machine) (string, error) {
 		return "", err
 	}
 	defer conn.Close(ctx)
-	for _, statement := range []string{
-		"CREATE TABLE items (id integer PRIMARY KEY, name text NOT NULL, value integer NOT NULL)",
-		fmt.Sprintf("INSERT INTO items SELECT i, 'item ' || i, 7 * i FROM generate_series(%d, %d) i", itemKeys.first, itemKeys.first+itemKeys.count-1),
-		"VACUUM ANALYZE items",
-	} {
+	for _, statement := range statements {
 		if _, err := conn.Exec(ctx, statement); err != nil {
 			return "", fmt.Errorf("fill PostgreSQL: %w", err)
 		}
 	}
 	return url, nil
+}
+
+// execute runs one statement.
+func execute(ctx context.Context, url, statement string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, statement)
+	return err
 }
 
 // postgresFolder finds the newest PostgreSQL: Debian keeps its binaries out of PATH.

@@ -33,11 +33,6 @@ func objects(schema string) []string {
 	END IF;
 	PERFORM set_config('millrace.shard', which::text, true);
 END`, lockClass)),
-		function(sqldb.ShardChecked+`(expected bigint) RETURNS void STABLE`, `BEGIN
-	IF (SELECT epoch FROM `+sqldb.ShardEpoch+`) IS DISTINCT FROM expected THEN
-		RAISE EXCEPTION 'shards have come or gone' USING ERRCODE = '`+sqldb.StateMoved+`';
-	END IF;
-END`),
 		function(`millrace_shard_row(which integer, entered text, tab text, pk text[]) RETURNS void`, fmt.Sprintf(`DECLARE
 	there text;
 BEGIN
@@ -201,7 +196,7 @@ func (s *Servers) Remove(ctx context.Context) error {
 				"DROP INDEX IF EXISTS "+quote(short("millrace_shard_", t.Table)), "DROP TABLE IF EXISTS "+staging(t.Table))
 		}
 		statements = append(statements, "DROP FUNCTION IF EXISTS millrace_shard_truncate()", "DROP FUNCTION IF EXISTS millrace_shard_row(integer, text, text, text[])",
-			"DROP FUNCTION IF EXISTS "+sqldb.ShardChecked+"(bigint)", "DROP FUNCTION IF EXISTS "+sqldb.ShardEntered+"(integer, bigint)", "DROP FUNCTION IF EXISTS millrace_shard_of(text)",
+			"DROP FUNCTION IF EXISTS "+sqldb.ShardEntered+"(integer, bigint)", "DROP FUNCTION IF EXISTS millrace_shard_of(text)",
 			"DROP TABLE IF EXISTS millrace_shard_changes", "DROP TABLE IF EXISTS "+sqldb.ShardTable, "DROP TABLE IF EXISTS "+sqldb.ShardEpoch)
 		all = errors.Join(all, o.tx(ctx, statements...))
 	}

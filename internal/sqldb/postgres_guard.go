@@ -14,12 +14,10 @@ const (
 	// ShardEntered is the function by which a write enters its shard: it keeps the shard from leaving until the transaction ends, and fails
 	// where the epoch is not the one that it is given.
 	ShardEntered = "millrace_shard_enter"
-	// ShardChecked fails a read where the epoch is not the one that it is given.
-	ShardChecked = "millrace_shard_check"
 	// ShardTable has the shards that are on a server, and ShardEpoch its epoch, in one row.
 	ShardTable = "millrace_shards"
 	ShardEpoch = "millrace_shard_epoch"
-	// StateMoved is the SQLSTATE of both functions: shards have come or gone. Nothing was done.
+	// StateMoved is the SQLSTATE of a write that is refused since shards have come or gone. Nothing was done.
 	StateMoved = "MR001"
 	// StateOtherShard is that of a write that touches rows of another shard than its own, or of one that is elsewhere.
 	StateOtherShard = "MR002"
@@ -28,10 +26,10 @@ const (
 // stateUndefinedFunction is of a database where package shards has made nothing.
 const stateUndefinedFunction = "42883"
 
-// The statements of a guard, by Mode, and their names on a connection. A read takes its snapshot with the guard: what it finds then is of the
-// epoch that was checked.
+// The statements of a guard, by Mode, and their names on a connection. A read takes its snapshot with the guard: what it finds is of the epoch
+// that the guard gives.
 var (
-	guardSQL   = [2]string{ReadOnly: "SELECT " + ShardChecked + "($1)", ReadWrite: "SELECT " + ShardEntered + "($1, $2)"}
+	guardSQL   = [2]string{ReadOnly: "SELECT epoch FROM " + ShardEpoch, ReadWrite: "SELECT " + ShardEntered + "($1, $2)"}
 	guardNames = [2]string{ReadOnly: "millrace_guard0", ReadWrite: "millrace_guard1"}
 )
 
@@ -53,9 +51,11 @@ func (q *pgQuery) sendGuard(c *pgConn, x *Execution, out *queued) {
 	if !q.spec.guarded {
 		return
 	}
-	values := [][]byte{strconv.AppendInt(nil, x.epoch, 10)}
+	var values [][]byte
 	if q.spec.Mode == ReadWrite {
-		values = [][]byte{strconv.AppendInt(nil, int64(x.shard), 10), values[0]}
+		values = [][]byte{strconv.AppendInt(nil, int64(x.shard), 10), strconv.AppendInt(nil, x.epoch, 10)}
+	} else {
+		out.guard = out.commands
 	}
 	c.send(guardNames[q.spec.Mode], values, nil, 0)
 	out.commands++

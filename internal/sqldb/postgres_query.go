@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -335,6 +336,7 @@ type queued struct {
 	commands  int
 	statement int  // its place among them, from 0
 	asked     bool // the second one asks a replica how far it has come
+	guard     int  // the place of what gives a read its epoch; 0 for none
 	drained   bool // all rows are read, however many are beyond the bounds
 }
 
@@ -409,7 +411,7 @@ func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, queued 
 	q.beginEach(x.passengers)
 	var outcome Outcome
 	extra := 0 // rows beyond the bounds
-	behind := queued.asked
+	behind, moved := queued.asked, queued.guard > 0
 	for done := 0; done < queued.commands; {
 		message, err := c.receive()
 		if err != nil {
@@ -424,7 +426,11 @@ func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, queued 
 				}
 				behind = lsn < x.after
 			}
-			if done != queued.statement || behind {
+			if moved && done == queued.guard {
+				epoch, err := strconv.ParseInt(string(m.Values[0]), 10, 64)
+				moved = err != nil || epoch != x.epoch
+			}
+			if done != queued.statement || behind || moved {
 				continue
 			}
 			if x.passengers != nil {
@@ -451,8 +457,11 @@ func (q *pgQuery) reply(dst []byte, c *pgConn, st *pgStmt, x *Execution, queued 
 			return dst, Outcome{}, pgconn.ErrorResponseToPgError(m)
 		}
 	}
-	if behind {
+	switch {
+	case behind:
 		return dst, Outcome{}, errBehind
+	case moved:
+		return dst, Outcome{}, errMoved
 	}
 	outcome.Rows, outcome.Truncated, outcome.Removed = r.n, r.truncated, q.statement.verb == "DELETE"
 	if len(st.columns) == 0 && r.n == 0 && !r.truncated { // SELECT without a list gives rows of no columns
@@ -617,7 +626,7 @@ func (q *pgQuery) Describe(ctx context.Context) ([]Column, error) {
 // failure says for the caller what went wrong.
 func (q *pgQuery) failure(ctx context.Context, cause stopCause, b *bounds, err error) error {
 	var tool *mcp.ToolError
-	if errors.As(err, &tool) || errors.Is(err, errBehind) {
+	if errors.As(err, &tool) || errors.Is(err, errBehind) || errors.Is(err, errMoved) {
 		return err
 	}
 	if cause == stopCancel && ctx.Err() != nil {
