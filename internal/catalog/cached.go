@@ -133,8 +133,11 @@ func (t *tool) asked() []any {
 	for i := range params {
 		params[i] = param{t.Parameters[i].Name, t.Parameters[i].Type}
 	}
-	policy := t.policy
-	return []any{"source", t.Source, "statement", t.Statement, "statements", t.Statements, "snapshot", t.Snapshot, "hints", t.Hints, "parameters", fmt.Sprint(params), "max_rows", t.MaxRows, "max_bytes", t.MaxBytes,
+	policy, shard := t.policy, ""
+	if t.Shard != nil {
+		shard = t.Shard.By
+	}
+	return []any{"source", t.Source, "statement", t.Statement, "statements", t.Statements, "snapshot", t.Snapshot, "hints", t.Hints, "shard", shard, "parameters", fmt.Sprint(params), "max_rows", t.MaxRows, "max_bytes", t.MaxBytes,
 		"cache.scope", policy.Scope, "cache.ttl", policy.TTL, "cache.tags", t.Cache.Tags, "cache.negative_ttl", policy.Negative,
 		"cache.stale_while_revalidate", policy.StaleRevalidate, "cache.stale_if_error", policy.StaleError}
 }

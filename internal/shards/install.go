@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"millrace/internal/sqldb"
@@ -18,7 +19,7 @@ func objects(schema string) []string {
 	}
 	return []string{
 		`CREATE TABLE IF NOT EXISTS ` + sqldb.ShardEpoch + ` (one boolean PRIMARY KEY DEFAULT true CHECK (one), epoch bigint NOT NULL)`,
-		`INSERT INTO ` + sqldb.ShardEpoch + ` (epoch) VALUES (1) ON CONFLICT DO NOTHING`,
+		`INSERT INTO ` + sqldb.ShardEpoch + ` (epoch) VALUES (` + clock + `) ON CONFLICT DO NOTHING`,
 		fmt.Sprintf(`CREATE TABLE IF NOT EXISTS `+sqldb.ShardTable+` (shard integer PRIMARY KEY CHECK (shard BETWEEN 0 AND %d),
 			state text NOT NULL CHECK (state IN ('here', 'leaving', 'arriving', 'arrived')))`, sqldb.ShardCount-1),
 		`CREATE TABLE IF NOT EXISTS millrace_shard_changes (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, shard integer NOT NULL, tab text NOT NULL, pk text[] NOT NULL)`,
@@ -59,8 +60,13 @@ END`, lockClass)),
 	END IF;
 	RETURN NULL;
 END`),
+		// Only the triggers, which run as their owner, and the source's own user are to call these.
+		`REVOKE ALL ON FUNCTION ` + sqldb.ShardEntered + `(integer, bigint), millrace_shard_row(integer, text, text, text[]) FROM PUBLIC`,
 	}
 }
+
+// clock is what an epoch is at least: one that was given once, on a server that was lost since, does not come again for another state.
+const clock = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
 // short is a name of what belongs to a table, within the length of a name.
 func short(prefix, table string) string {
@@ -83,8 +89,14 @@ func (t *table) triggers(schema string) []string {
 	call := func(of string) string {
 		return fmt.Sprintf("PERFORM millrace_shard_row(millrace_shard_of(%s.%s::text), entered, %s, %s);", of, t.key, literal(t.plain), pk(of))
 	}
+	settings := ""
+	for _, i := range t.primary {
+		if !slices.Contains([]string{"smallint", "integer", "bigint", "text", "uuid"}, t.types[i]) { // else the writer's settings say how it is written
+			settings = "SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres' SET extra_float_digits = 3 "
+		}
+	}
 	return []string{
-		fmt.Sprintf(`CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, %s, pg_temp AS $millrace$
+		fmt.Sprintf(`CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, %s, pg_temp %sAS $millrace$
 DECLARE
 	entered text := current_setting('millrace.shard', true);
 BEGIN
@@ -94,16 +106,12 @@ BEGIN
 	IF TG_OP <> 'INSERT' THEN
 		%s
 	END IF;
-	IF TG_OP = 'INSERT' THEN
+	IF TG_OP <> 'DELETE' THEN
 		%s
-	ELSIF TG_OP = 'UPDATE' THEN
-		IF %s <> %s OR NEW.%s <> OLD.%s THEN
-			%s
-		END IF;
 	END IF;
 	RETURN NULL;
 END
-$millrace$`, row, schema, call("OLD"), call("NEW"), pk("NEW"), pk("OLD"), t.key, t.key, call("NEW")),
+$millrace$`, row, schema, settings, call("OLD"), call("NEW")),
 		"DROP TRIGGER IF EXISTS millrace_shard_row ON " + t.name,
 		"CREATE TRIGGER millrace_shard_row AFTER INSERT OR UPDATE OR DELETE ON " + t.name + " FOR EACH ROW EXECUTE FUNCTION " + row + "()",
 		"DROP TRIGGER IF EXISTS millrace_shard_truncate ON " + t.name,
@@ -112,49 +120,66 @@ $millrace$`, row, schema, call("OLD"), call("NEW"), pk("NEW"), pk("OLD"), t.key,
 }
 
 // Install makes on every server what the map of shards needs, and begins the map where there is none: evenly where the tables are empty,
-// else on the server that has rows.
+// else on the server that has rows. One that was interrupted goes on where it was.
 func (s *Servers) Install(ctx context.Context) error {
 	if err := s.look(ctx); err != nil {
 		return err
 	}
 	for _, o := range s.all {
-		statements := append([]string{"SET LOCAL lock_timeout = '5s'"}, objects(o.schema)...)
-		for _, t := range o.tables {
-			statements = append(statements, t.triggers(o.schema)...)
-		}
-		if err := o.tx(ctx, statements...); err != nil {
+		if err := o.tx(ctx, append([]string{"SET LOCAL lock_timeout = '5s'"}, objects(o.schema)...)...); err != nil {
 			return err
 		}
-		for _, t := range o.tables { // without keeping writers out
-			index := "CREATE INDEX CONCURRENTLY IF NOT EXISTS "
-			if r := query(ctx, o.conn, "SELECT relkind = 'p' FROM pg_class WHERE oid = $1::regclass", t.name); r.err != nil {
-				return r.err
-			} else if r.rows[0][0] == "t" {
-				index = "CREATE INDEX IF NOT EXISTS " // of a partitioned table there is no other
-			}
-			if err := o.exec(ctx, index+quote(short("millrace_shard_", t.plain))+" ON "+t.name+" (millrace_shard_of("+t.key+"::text))"); err != nil {
+		for _, t := range o.tables {
+			if err := o.index(ctx, t); err != nil {
 				return err
 			}
 		}
 	}
-	return s.begin(ctx)
-}
-
-// begin gives every shard a server, unless one has one.
-func (s *Servers) begin(ctx context.Context) error {
-	st, err := s.status(ctx)
+	given, err := s.divide(ctx)
 	if err != nil {
 		return err
 	}
-	var full []*server
 	for _, o := range s.all {
-		if len(st[o.name]) > 0 {
-			return nil
+		if err := o.begin(ctx, given[o.name]); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// index makes the index by which a move finds the rows of a shard, without keeping writers out.
+func (o *server) index(ctx context.Context, t *table) error {
+	name := quote(short("millrace_shard_", t.plain))
+	r := query(ctx, o.conn, `SELECT (SELECT relkind = 'p' FROM pg_class WHERE oid = $1::regclass), (SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass($2))`, t.name, name)
+	if r.err != nil {
+		return fmt.Errorf("server %s: %w", o.name, r.err)
+	}
+	concurrently := " CONCURRENTLY"
+	if r.rows[0][0] == "t" {
+		concurrently = "" // of a partitioned table there is no other
+	}
+	if r.rows[0][1] == "t" && concurrently != "" { // left by an attempt that was interrupted
+		if err := o.exec(ctx, "DROP INDEX CONCURRENTLY "+name); err != nil {
+			return err
+		}
+	}
+	return o.exec(ctx, "CREATE INDEX"+concurrently+" IF NOT EXISTS "+name+" ON "+t.name+" (millrace_shard_of("+t.key+"::text))")
+}
+
+// divide says which shards that no server has each server gets.
+func (s *Servers) divide(ctx context.Context) (map[string][]int, error) {
+	st, err := s.status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var full []*server
+	begun := false
+	for _, o := range s.all {
+		begun = begun || len(st[o.name]) > 0
 		for _, t := range o.tables {
 			r := query(ctx, o.conn, "SELECT EXISTS (SELECT FROM "+t.name+")")
 			if r.err != nil {
-				return r.err
+				return nil, fmt.Errorf("server %s: %w", o.name, r.err)
 			}
 			if r.rows[0][0] == "t" {
 				full = append(full, o)
@@ -162,27 +187,65 @@ func (s *Servers) begin(ctx context.Context) error {
 			}
 		}
 	}
-	if len(full) > 1 {
-		return fmt.Errorf("servers %s and %s have rows, and no map says which belong there: put the rows of all on one, run this, and move shards from there", full[0].name, full[1].name)
-	}
 	to := s.all
-	if len(full) == 1 {
+	switch {
+	case begun: // as it was divided then
+	case len(full) > 1:
+		return nil, fmt.Errorf("servers %s and %s have rows, and no map says which belong there: put the rows of all on one, run this, and move shards from there", full[0].name, full[1].name)
+	case len(full) == 1:
 		to = full
 	}
+	given := map[string][]int{}
 	for i, o := range to {
-		err := o.tx(ctx, fmt.Sprintf("INSERT INTO %s (shard, state) SELECT n, 'here' FROM generate_series(%d, %d) n", sqldb.ShardTable, i*sqldb.ShardCount/len(to), (i+1)*sqldb.ShardCount/len(to)-1), raise)
-		if err != nil {
-			return err
+		if len(st[o.name]) > 0 || begun && slices.Contains(full, o) {
+			continue
+		}
+		for shard := i * sqldb.ShardCount / len(to); shard < (i+1)*sqldb.ShardCount/len(to); shard++ {
+			nobody := true
+			for _, other := range st {
+				nobody = nobody && other[shard] == ""
+			}
+			if nobody {
+				given[o.name] = append(given[o.name], shard)
+			}
 		}
 	}
-	return nil
+	return given, nil
+}
+
+// begin makes the triggers, and with them gives the server its first shards: from then on no row comes in that is of another.
+func (o *server) begin(ctx context.Context, given []int) error {
+	var statements []string
+	for _, t := range o.tables {
+		statements = append(statements, t.triggers(o.schema)...)
+	}
+	statements = append([]string{"SET LOCAL lock_timeout = '5s'"}, statements...)
+	if len(given) > 0 {
+		statements = append(statements, "INSERT INTO "+sqldb.ShardTable+" (shard, state) SELECT n, 'here' FROM unnest("+list(given)+") n", raise)
+		if len(given) < sqldb.ShardCount { // the triggers keep writers out by now
+			for _, t := range o.tables {
+				statements = append(statements, "DO $millrace$ BEGIN IF EXISTS (SELECT FROM "+t.name+") THEN RAISE EXCEPTION 'table % has rows since this began: run it again', "+literal(t.plain)+"; END IF; END $millrace$")
+			}
+		}
+	}
+	return o.tx(ctx, statements...)
 }
 
 // raise is in every transaction that changes what is on a server.
-const raise = "UPDATE " + sqldb.ShardEpoch + " SET epoch = epoch + 1"
+const raise = "UPDATE " + sqldb.ShardEpoch + " SET epoch = greatest(epoch + 1, " + clock + ")"
 
-// Remove takes away what Install has made. The rows stay where they are.
+// Remove takes away what Install has made. The rows stay where they are; those of a move that was interrupted are brought there first.
 func (s *Servers) Remove(ctx context.Context) error {
+	if err := s.reserve(ctx); err != nil {
+		return err
+	}
+	if err := s.look(ctx); err == nil { // else the tables are gone, and with them their rows
+		if _, err := s.status(ctx); err == nil {
+			if err := s.recover(ctx); err != nil {
+				return err
+			}
+		}
+	}
 	var all error
 	for _, o := range s.all {
 		statements := []string{"SET LOCAL lock_timeout = '5s'"}
@@ -193,8 +256,9 @@ func (s *Servers) Remove(ctx context.Context) error {
 				statements = append(statements, "DROP TRIGGER IF EXISTS millrace_shard_row ON "+name, "DROP TRIGGER IF EXISTS millrace_shard_truncate ON "+name)
 			}
 			statements = append(statements, "DROP FUNCTION IF EXISTS "+quote(short("millrace_row_", t.Table))+"()",
-				"DROP INDEX IF EXISTS "+quote(short("millrace_shard_", t.Table)), "DROP TABLE IF EXISTS "+staging(t.Table))
+				"DROP INDEX IF EXISTS "+quote(short("millrace_shard_", t.Table)))
 		}
+		// What a move has filled stays where that could not be brought to an end: it may be all that there is.
 		statements = append(statements, "DROP FUNCTION IF EXISTS millrace_shard_truncate()", "DROP FUNCTION IF EXISTS millrace_shard_row(integer, text, text, text[])",
 			"DROP FUNCTION IF EXISTS "+sqldb.ShardEntered+"(integer, bigint)", "DROP FUNCTION IF EXISTS millrace_shard_of(text)",
 			"DROP TABLE IF EXISTS millrace_shard_changes", "DROP TABLE IF EXISTS "+sqldb.ShardTable, "DROP TABLE IF EXISTS "+sqldb.ShardEpoch)

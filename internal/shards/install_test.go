@@ -140,6 +140,8 @@ func TestInstallRefuses(t *testing.T) {
 		"a key that may be null":    {all: "ALTER TABLE orders DROP CONSTRAINT orders_pkey; ALTER TABLE orders ADD PRIMARY KEY (id); ALTER TABLE orders ALTER customer_id DROP NOT NULL", want: "may be NULL"},
 		"a key of another type":     {all: "ALTER TABLE orders DROP CONSTRAINT orders_customer_id_fkey; ALTER TABLE orders ALTER customer_id TYPE text", want: "of type text, and shards.key says integer"},
 		"no such column":            {all: "ALTER TABLE orders RENAME customer_id TO customer", want: "it has no column customer_id"},
+		"rows that are hidden":      {all: "ALTER TABLE customers ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY", want: "row-level security"},
+		"a reference by others":     {all: "ALTER TABLE orders ADD referred_by bigint REFERENCES customers ON DELETE CASCADE", want: "table orders refers to customers by other columns than the shard keys (customer_id and id)"},
 		"a reference":               {all: "CREATE TABLE addresses (id bigint REFERENCES customers)", want: "table addresses refers to customers, whose rows move"},
 	} {
 		t.Run(name, func(t *testing.T) {

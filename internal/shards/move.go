@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"millrace/internal/sqldb"
 )
 
@@ -50,19 +52,13 @@ func (s *Servers) Move(ctx context.Context, shards []int, to string, step func(s
 	if err := s.look(ctx); err != nil {
 		return nil, err
 	}
-	for _, o := range s.all { // until the connections end
-		r := query(ctx, o.conn, "SELECT pg_try_advisory_lock($1, $2)", strconv.Itoa(lockClass+1), strconv.Itoa(moveLock))
-		if r.err != nil {
-			return nil, fmt.Errorf("server %s: %w", o.name, r.err)
-		}
-		if r.rows[0][0] != "t" {
-			return nil, fmt.Errorf("server %s: another move is under way", o.name)
-		}
+	if err := s.reserve(ctx); err != nil {
+		return nil, err
 	}
 	if err := s.recover(ctx); err != nil {
 		return nil, err
 	}
-	st, err := s.status(ctx)
+	st, err := s.settled(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -91,6 +87,20 @@ func (s *Servers) Move(ctx context.Context, shards []int, to string, step func(s
 		done = append(done, m.Moved)
 	}
 	return done, nil
+}
+
+// reserve keeps others from moving shards until the connections end.
+func (s *Servers) reserve(ctx context.Context) error {
+	for _, o := range s.all {
+		r := query(ctx, o.conn, "SELECT pg_try_advisory_lock($1, $2)", strconv.Itoa(lockClass+1), strconv.Itoa(moveLock))
+		if r.err != nil {
+			return fmt.Errorf("server %s: %w", o.name, r.err)
+		}
+		if r.rows[0][0] != "t" {
+			return fmt.Errorf("server %s: another move is under way", o.name)
+		}
+	}
+	return nil
 }
 
 // move takes shards from a to b.
@@ -137,8 +147,20 @@ func (m *move) run(ctx context.Context) (err error) {
 	if err := m.at("switch"); err != nil {
 		return err
 	}
-	left, err = m.change(ctx)
-	return err
+	if !m.b.replicasKnow(ctx) { // the last changes are few, and writers are to wait for those alone
+		return errReplicas(m.b)
+	}
+	for try := 1; ; try++ {
+		left, err = m.change(ctx)
+		var server *pgconn.PgError
+		if !errors.As(err, &server) || server.Code != "40P01" || left || try == lockTries { // others lock rows first, and then the shard
+			return err
+		}
+	}
+}
+
+func errReplicas(o *server) error {
+	return fmt.Errorf("the replicas of %s do not show within %s that they have the rows, and one that took its place would not have them: see that they follow, and that the user may see it (GRANT pg_read_all_stats)", o.name, replicaPatience)
 }
 
 // prepare makes room on b, and has a write down what changes from now on.
@@ -169,8 +191,8 @@ func (m *move) prepare(ctx context.Context) error {
 func (m *move) lock(ctx context.Context) error {
 	slices.Sort(m.Shards)
 	for try := 1; ; try++ {
-		err := m.a.exec(ctx, "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE", "SET LOCAL lock_timeout = '"+lockPatience+"'",
-			fmt.Sprintf("SELECT pg_advisory_xact_lock(%d, n) FROM unnest(%s) n", lockClass, list(m.Shards)))
+		err := m.a.exec(ctx, "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE", "SET LOCAL statement_timeout = '"+lockPatience+"'",
+			fmt.Sprintf("SELECT pg_advisory_xact_lock(%d, n) FROM unnest(%s) n", lockClass, list(m.Shards)), "SET LOCAL statement_timeout = 0")
 		if err == nil {
 			return nil
 		}
@@ -295,11 +317,19 @@ func (m *move) change(ctx context.Context) (left bool, err error) {
 	if err := m.b.exec(ctx, "UPDATE "+sqldb.ShardTable+" SET state = 'arrived' WHERE shard = ANY ("+list(m.Shards)+")"); err != nil {
 		return false, err
 	}
-	if err := m.b.exec(ctx, m.b.takeIn(m.Shards)...); err != nil {
+	if !m.b.replicasKnow(ctx) {
+		return false, errReplicas(m.b)
+	}
+	come, err := m.b.takeIn(ctx, m.Shards)
+	if err != nil {
 		return false, err
 	}
-	if err := m.a.exec(ctx, m.a.giveUp(m.Shards)...); err != nil {
+	gone, err := m.a.giveUp(ctx, m.Shards)
+	if err != nil {
 		return false, err
+	}
+	if !slices.Equal(come, gone) {
+		return false, fmt.Errorf("%v rows of the tables would be on %s, and %v rows be gone from %s: does a trigger, a rule or a policy keep some back?", come, m.b.name, gone, m.a.name)
 	}
 	if err := m.at("leave"); err != nil {
 		return false, err
@@ -320,48 +350,86 @@ func (m *move) change(ctx context.Context) (left bool, err error) {
 	return true, m.b.forget(ctx)
 }
 
-// quietly begins a transaction whose changes are a move's: the rows are what they were.
-func (o *server) quietly() []string {
-	out := []string{"BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE"}
-	if o.conn.TxStatus() == 'T' {
-		out = nil // it has begun
+// quietly begins a transaction, if none is open, whose changes are a move's: the rows are what they were. The tables stay as they were when the
+// move began, or it ends here.
+func (o *server) quietly(ctx context.Context) error {
+	var statements []string
+	if o.conn.TxStatus() == 'I' {
+		statements = append(statements, "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE")
 	}
-	out = append(out, "SELECT set_config('millrace.moving', 'yes', true)")
+	statements = append(statements, "SELECT set_config('millrace.moving', 'yes', true)", "SET LOCAL lock_timeout = '"+lockPatience+"'")
 	if o.role {
-		out = append(out, "SET LOCAL session_replication_role = replica")
+		statements = append(statements, "SET LOCAL session_replication_role = replica")
 	}
-	return out
+	for _, t := range o.tables {
+		statements = append(statements, "LOCK TABLE "+t.name+" IN ACCESS SHARE MODE")
+	}
+	if err := o.exec(ctx, append(statements, "SET LOCAL lock_timeout = 0")...); err != nil {
+		return err
+	}
+	for i, t := range o.tables {
+		now, err := o.table(ctx, o.spread[i], o.keyType)
+		if err != nil {
+			return err
+		}
+		if !now.like(t) {
+			return fmt.Errorf("table %s has been changed on %s since the move began: begin it again", t.plain, o.name)
+		}
+	}
+	return nil
 }
 
-// takeIn is the transaction, but for its end, in which shards that have arrived come to be here.
-func (o *server) takeIn(shards []int) []string {
-	out := o.quietly()
+// takeIn has shards that have arrived be here, in a transaction that stays open. It gives the number of rows by table.
+func (o *server) takeIn(ctx context.Context, shards []int) (rows []int64, err error) {
+	if err := o.quietly(ctx); err != nil {
+		return nil, err
+	}
 	for _, t := range o.tables {
 		columns := strings.Join(t.columns, ", ")
-		out = append(out, "INSERT INTO "+t.name+" ("+columns+") OVERRIDING SYSTEM VALUE SELECT "+columns+" FROM "+staging(t.plain))
+		r := query(ctx, o.conn, "INSERT INTO "+t.name+" ("+columns+") OVERRIDING SYSTEM VALUE SELECT "+columns+" FROM "+staging(t.plain))
+		if r.err != nil {
+			return nil, fmt.Errorf("server %s: table %s: %w", o.name, t.plain, r.err)
+		}
+		rows = append(rows, r.affected)
 	}
-	return append(out, "UPDATE "+sqldb.ShardTable+" SET state = 'here' WHERE shard = ANY ("+list(shards)+")", raise, "SET CONSTRAINTS ALL IMMEDIATE")
+	return rows, o.exec(ctx, "UPDATE "+sqldb.ShardTable+" SET state = 'here' WHERE shard = ANY ("+list(shards)+")", raise, "SET CONSTRAINTS ALL IMMEDIATE")
 }
 
 // giveUp is the same for shards that leave, in the transaction that is open.
-func (o *server) giveUp(shards []int) []string {
-	out := o.quietly()
-	for _, t := range slices.Backward(o.tables) {
-		out = append(out, "DELETE FROM "+t.name+" WHERE "+t.of(shards))
+func (o *server) giveUp(ctx context.Context, shards []int) (rows []int64, err error) {
+	if err := o.quietly(ctx); err != nil {
+		return nil, err
 	}
-	return append(out, "DELETE FROM "+sqldb.ShardTable+" WHERE shard = ANY ("+list(shards)+")", "DELETE FROM millrace_shard_changes WHERE shard = ANY ("+list(shards)+")", raise,
+	rows = make([]int64, len(o.tables))
+	for i, t := range slices.Backward(o.tables) {
+		r := query(ctx, o.conn, "DELETE FROM "+t.name+" WHERE "+t.of(shards))
+		if r.err != nil {
+			return nil, fmt.Errorf("server %s: table %s: %w", o.name, t.plain, r.err)
+		}
+		rows[i] = r.affected
+		if r = query(ctx, o.conn, "SELECT EXISTS (SELECT FROM "+t.name+" WHERE "+t.of(shards)+")"); r.err != nil {
+			return nil, fmt.Errorf("server %s: table %s: %w", o.name, t.plain, r.err)
+		} else if r.rows[0][0] == "t" {
+			return nil, fmt.Errorf("server %s: table %s keeps rows that are deleted: does a trigger or a rule do that?", o.name, t.plain)
+		}
+	}
+	return rows, o.exec(ctx, "DELETE FROM "+sqldb.ShardTable+" WHERE shard = ANY ("+list(shards)+")", "DELETE FROM millrace_shard_changes WHERE shard = ANY ("+list(shards)+")", raise,
 		"SET CONSTRAINTS ALL IMMEDIATE")
 }
 
-// replicasKnow waits until the replicas that follow have what was committed by now: one that is promoted in their place must not have the
-// shards too.
+// replicasKnow waits until as many that follow as the file names have what was committed by now: one that is promoted must know what has come and
+// what has gone.
 func (o *server) replicasKnow(ctx context.Context) bool {
+	if o.others == 0 {
+		return true
+	}
 	ctx, cancel := context.WithTimeout(ctx, replicaPatience)
 	defer cancel()
 	r := query(ctx, o.conn, "SELECT pg_current_wal_insert_lsn()")
 	for r.err == nil {
-		behind := query(ctx, o.conn, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND coalesce(replay_lsn, '0/0') < $1::pg_lsn", r.rows[0][0])
-		if behind.err == nil && behind.rows[0][0] == "0" {
+		// Where the user may not see how far they are that is NULL, and as good as far behind.
+		know := query(ctx, o.conn, "SELECT count(*) >= $2 FROM pg_stat_replication WHERE replay_lsn >= $1::pg_lsn", r.rows[0][0], strconv.Itoa(o.others))
+		if know.err == nil && know.rows[0][0] == "t" {
 			return true
 		}
 		select {
@@ -421,7 +489,11 @@ func (s *Servers) recover(ctx context.Context) error {
 			}
 		}
 		if len(come) > 0 {
-			if err := o.tx(ctx, o.takeIn(come)[1:]...); err != nil {
+			_, err := o.takeIn(ctx, come)
+			if err == nil {
+				err = o.exec(ctx, "COMMIT")
+			}
+			if err != nil {
 				return fmt.Errorf("shards %s have left where they were: %w", ranges(come), err)
 			}
 			if err := o.forget(ctx); err != nil {

@@ -40,7 +40,7 @@ func (s *Servers) Plan(ctx context.Context, without []string) (*Plan, error) {
 			return nil, err
 		}
 	}
-	st, err := s.status(ctx)
+	st, err := s.settled(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -45,10 +45,15 @@ type Servers struct {
 // server is one server, with its tables once they are known.
 type server struct {
 	name   string
+	urls   []conf.Secret
 	conn   *pgconn.PgConn
+	others int      // hosts that the file names beside the one that takes writes
 	schema string   // quoted, where everything is
 	role   bool     // it may turn triggers off
 	tables []*table // as the configuration has them
+
+	spread  []sqldb.ShardedTable
+	keyType string
 }
 
 // table is one table that is spread.
@@ -68,10 +73,9 @@ func Open(ctx context.Context, cfg sqldb.Config) (*Servers, error) {
 	}
 	s := &Servers{cfg: *cfg.Shards}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Shards.Servers)) {
-		o := &server{name: name}
 		own := cfg.Shards.Servers[name]
-		err := o.connect(ctx, append([]conf.Secret{own.Primary}, own.Replicas...))
-		if err != nil {
+		o := &server{name: name, urls: append([]conf.Secret{own.Primary}, own.Replicas...), spread: cfg.Shards.Tables, keyType: cfg.Shards.Key}
+		if err := o.connect(ctx); err != nil {
 			s.Close()
 			return nil, fmt.Errorf("server %s: %w", name, err)
 		}
@@ -97,16 +101,31 @@ func (s *Servers) named(name string) (*server, error) {
 	return s.all[i], nil
 }
 
+// sessionSettings are those that a move rests on, whatever those of its user are: values are written as they are read, nothing is lost in a crash that
+// was said to be done, nothing ends a long copy, and what row-level security would hide is an error.
+var sessionSettings = map[string]string{
+	"application_name": "millrace shards", "client_min_messages": "warning", "client_encoding": "UTF8", "DateStyle": "ISO, YMD", "IntervalStyle": "postgres",
+	"extra_float_digits": "3", "standard_conforming_strings": "on", "synchronous_commit": "on", "statement_timeout": "0", "lock_timeout": "0",
+	"idle_in_transaction_session_timeout": "0", "row_security": "off",
+}
+
 // connect finds the server that takes writes: of several that say so, the one that was promoted last.
-func (o *server) connect(ctx context.Context, urls []conf.Secret) error {
+func (o *server) connect(ctx context.Context) error {
 	latest, failed := -1, errors.New("none of its hosts takes writes")
-	for _, url := range urls {
+	o.conn, o.others = nil, -1
+	for _, url := range o.urls {
 		config, err := pgconn.ParseConfig(url.Reveal())
 		if err != nil {
 			return errors.New("its address is no connection URL") // what ParseConfig says may hold the password
 		}
-		config.RuntimeParams["application_name"] = "millrace shards"
-		config.RuntimeParams["client_min_messages"] = "warning"
+		maps.Copy(config.RuntimeParams, sessionSettings)
+		hosts := map[string]bool{fmt.Sprint(config.Host, config.Port): true}
+		for _, f := range config.Fallbacks {
+			hosts[fmt.Sprint(f.Host, f.Port)] = true
+		}
+		if o.others += len(hosts); len(hosts) > 1 {
+			config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+		}
 		dialing, cancel := context.WithTimeout(ctx, 5*time.Second)
 		conn, err := pgconn.ConnectConfig(dialing, config)
 		cancel()
@@ -117,10 +136,12 @@ func (o *server) connect(ctx context.Context, urls []conf.Secret) error {
 			}
 			continue
 		}
-		r := query(ctx, conn, `SELECT CASE WHEN pg_is_in_recovery() THEN -1 ELSE (SELECT timeline_id FROM pg_control_checkpoint()) END`)
+		r := query(ctx, conn, `SELECT CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END`)
 		timeline := -1
 		if r.err == nil {
-			timeline, _ = strconv.Atoi(r.rows[0][0])
+			if n, err := strconv.ParseInt(r.rows[0][0], 16, 64); err == nil {
+				timeline = int(n)
+			}
 		} else {
 			failed = r.err
 		}
@@ -182,7 +203,17 @@ func (o *server) exec(ctx context.Context, statements ...string) error {
 
 // tx runs statements in one transaction.
 func (o *server) tx(ctx context.Context, statements ...string) error {
-	err := o.exec(ctx, append(append([]string{"BEGIN"}, statements...), "COMMIT")...)
+	if o.conn.IsClosed() { // as the other end of a copy that broke
+		if err := o.connect(ctx); err != nil {
+			return fmt.Errorf("server %s: %w", o.name, err)
+		}
+	}
+	if o.conn.TxStatus() != 'I' {
+		if err := o.exec(ctx, "ROLLBACK"); err != nil {
+			return err
+		}
+	}
+	err := o.exec(ctx, append(append([]string{"BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE"}, statements...), "COMMIT")...)
 	if err != nil && !o.conn.IsClosed() && o.conn.TxStatus() != 'I' {
 		_ = o.exec(context.WithoutCancel(ctx), "ROLLBACK")
 	}
@@ -206,13 +237,17 @@ func (s *Servers) look(ctx context.Context) error {
 	}
 	for _, o := range s.all[1:] {
 		for i, t := range o.tables {
-			first := s.all[0].tables[i]
-			if !slices.Equal(t.columns, first.columns) || !slices.Equal(t.types, first.types) || !slices.Equal(t.primary, first.primary) {
+			if !t.like(s.all[0].tables[i]) {
 				return fmt.Errorf("table %s is not alike on servers %s and %s: it needs the same columns, types and primary key, in one order", t.plain, s.all[0].name, o.name)
 			}
 		}
 	}
 	return nil
+}
+
+// like tells whether rows of one table fit into another.
+func (t *table) like(o *table) bool {
+	return t.key == o.key && slices.Equal(t.columns, o.columns) && slices.Equal(t.types, o.types) && slices.Equal(t.primary, o.primary)
 }
 
 // keyTypes are those of key columns, by shards.key.
@@ -221,7 +256,8 @@ var keyTypes = map[string][]string{"integer": {"smallint", "integer", "bigint"},
 func (o *server) table(ctx context.Context, t sqldb.ShardedTable, keyType string) (*table, error) {
 	out := &table{plain: t.Table}
 	r := query(ctx, o.conn, `SELECT a.attname, quote_ident(a.attname), format_type(a.atttypid, a.atttypmod), format_type(a.atttypid, NULL), a.attnotnull::text,
-			coalesce((SELECT array_position(i.indkey::int2[], a.attnum) FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary), -1), quote_ident(c.relname), c.relkind
+			coalesce((SELECT array_position(i.indkey::int2[], a.attnum) FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary), -1), quote_ident(c.relname), c.relkind,
+			coalesce((SELECT NOT collisdeterministic FROM pg_collation l WHERE l.oid = a.attcollation), false)
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
 		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 		WHERE c.relname = $1 ORDER BY a.attnum`, t.Table)
@@ -238,6 +274,9 @@ func (o *server) table(ctx context.Context, t sqldb.ShardedTable, keyType string
 			out.key = row[1]
 			if !slices.Contains(keyTypes[keyType], row[3]) {
 				return nil, fmt.Errorf("column %s is of type %s, and shards.key says %s", t.Key, row[3], keyType)
+			}
+			if row[8] == "t" {
+				return nil, fmt.Errorf("column %s has a collation under which different texts are equal, and they would be in different shards", t.Key)
 			}
 			if row[4] != "true" {
 				return nil, fmt.Errorf("column %s may be NULL, and such a row would be in no shard; make it NOT NULL", t.Key)
@@ -260,20 +299,29 @@ func (o *server) table(ctx context.Context, t sqldb.ShardedTable, keyType string
 	return out, nil
 }
 
-// references refuses foreign keys that a move would break.
+// references refuses foreign keys that a move would break: those of tables that do not move, and those that do not go by the key, whose rows may
+// be of another shard.
 func (o *server) references(ctx context.Context, tables []sqldb.ShardedTable) error {
-	var names []string
+	keys := map[string]string{}
 	for _, t := range tables {
-		names = append(names, t.Table)
+		keys[t.Table] = t.Key
 	}
-	r := query(ctx, o.conn, `SELECT c.conrelid::regclass::text, c.confrelid::regclass::text FROM pg_constraint c
-		JOIN pg_class f ON f.oid = c.confrelid JOIN pg_class t ON t.oid = c.conrelid JOIN pg_namespace n ON n.oid = f.relnamespace AND n.nspname = current_schema()
-		WHERE c.contype = 'f' AND f.relname = ANY ($1::text[]) AND NOT t.relname = ANY ($1::text[])`, arrayLiteral(names))
+	r := query(ctx, o.conn, `SELECT t.relname, f.relname, (SELECT string_agg(a.attname || ' ' || b.attname, ',') FROM unnest(c.conkey, c.confkey) k(a, b)
+			JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = k.a JOIN pg_attribute b ON b.attrelid = f.oid AND b.attnum = k.b)
+		FROM pg_constraint c JOIN pg_class f ON f.oid = c.confrelid JOIN pg_class t ON t.oid = c.conrelid
+		WHERE c.contype = 'f' AND c.conparentid = 0 AND f.relname = ANY ($1::text[]) AND f.relnamespace = current_schema()::regnamespace`, arrayLiteral(slices.Sorted(maps.Keys(keys))))
 	if r.err != nil {
 		return r.err
 	}
-	if len(r.rows) > 0 {
-		return fmt.Errorf("table %s refers to %s, whose rows move: name it in shards.tables too, behind that", r.rows[0][0], r.rows[0][1])
+	for _, row := range r.rows {
+		child, parent := row[0], row[1]
+		key, spread := keys[child]
+		switch {
+		case !spread:
+			return fmt.Errorf("table %s refers to %s, whose rows move: name it in shards.tables too, behind that", child, parent)
+		case !slices.Contains(strings.Split(row[2], ","), key+" "+keys[parent]):
+			return fmt.Errorf("table %s refers to %s by other columns than the shard keys (%s and %s): rows of one shard could refer to rows of another, which may be elsewhere; add the keys to the foreign key, or remove it", child, parent, key, keys[parent])
+		}
 	}
 	return nil
 }
@@ -335,6 +383,26 @@ func (s *Servers) status(ctx context.Context) (status, error) {
 		}
 	}
 	return out, nil
+}
+
+// settled reads it until no shard is on two servers: one that leaves while they are asked, one after the other, seems to be.
+func (s *Servers) settled(ctx context.Context) (st status, err error) {
+	for range 3 {
+		if st, err = s.status(ctx); err != nil {
+			return nil, err
+		}
+		twice := false
+		for shard := range sqldb.ShardCount {
+			if _, err := st.owner(shard); err != nil {
+				twice = true
+				break
+			}
+		}
+		if !twice {
+			break
+		}
+	}
+	return st, nil
 }
 
 // owner gives the server that has a shard; "" for none. Two are an error.

@@ -13,9 +13,10 @@ import (
 // gathering says how the rows of several servers become one result: in which order, and how many.
 type gathering struct {
 	order   []orderItem
-	limit   int // of rows; -1 for none
-	limitBy int // the parameter that says the limit; -1 for none
-	end     int // of the statement in its text
+	limit   int      // of rows; -1 for none
+	limitBy int      // the parameter that says the limit; -1 for none
+	end     int      // of the statement in its text
+	calls   []string // functions that are called where an aggregate would make one row of each server's; the database knows which are
 }
 
 // orderItem is one item of ORDER BY: a column of the result, by name or by its place from 1.
@@ -44,44 +45,29 @@ type piece struct {
 // gatherer reads a statement that runs on all servers.
 type gatherer struct {
 	*parser
-	pieces []piece
+	tables, keys []string
+	pieces       []piece
 }
 
 // parseGather reads, of a statement that parse accepts, what follows from its running on several servers, each of which has a part of the
-// rows of tables, and refuses what would mean something else there. keys are the columns by which the tables are split.
+// rows of tables, and refuses what would mean something else there. keys are the columns by which the tables are split, in the order of tables.
 func parseGather(text string, params []Param, tables, keys []string) (*gathering, conf.Faults) {
-	g := &gatherer{parser: &parser{scanner: scanner{text: text, dialect: dialectPostgres}, params: params}}
+	g := &gatherer{parser: &parser{scanner: scanner{text: text, dialect: dialectPostgres}, params: params}, tables: tables, keys: keys}
 	g.cut()
-	out := &gathering{limit: -1, limitBy: -1}
-	grouped, from, split := false, false, false
+	out := &gathering{limit: -1, limitBy: -1, end: g.pieces[len(g.pieces)-1].end}
+	begin := 0
 	for i, p := range g.pieces {
-		if p.kind == tokenWord || p.kind == tokenQuoted {
-			split = split || slices.Contains(tables, g.identifier(p))
-		}
-		if p.kind != tokenWord || p.inner > 0 {
-			continue
-		}
-		if slices.Contains(aggregates, p.upper) && g.is(i+1, "(") && !g.groups() {
-			g.refuse(p, strings.ToLower(p.upper)+"(…) would be of the rows of each server, and several answers come back", "group by the shard key, or add shard: {by: PARAMETER}")
-		}
-		if p.upper == "OVER" && g.is(i-1, ")") {
-			g.refuse(p, "a window sees the rows of one server", "add shard: {by: PARAMETER}")
-		}
-		if p.depth > 0 {
+		if p.kind != tokenWord || p.depth > 0 {
 			continue
 		}
 		switch p.upper {
-		case "FROM":
-			from = true
-		case "DISTINCT":
-			g.refuse(p, "DISTINCT is of the rows of each server", "group by the shard key, or add shard: {by: PARAMETER}")
 		case "UNION", "INTERSECT", "EXCEPT":
 			if p.upper != "UNION" || !g.is(i+1, "ALL") {
-				g.refuse(p, p.upper+" compares the rows of each server alone", "use UNION ALL, or add shard: {by: PARAMETER}")
+				g.refuse(p, p.upper+" compares the rows of each server alone", "use UNION ALL, or "+nameKey)
 			}
-		case "GROUP":
-			if grouped = g.is(i+1, "BY"); grouped && !g.names(i+2, keys) {
-				g.refuse(p, "a group may have rows on several servers", "group by the shard key ("+strings.Join(keys, ", ")+") too, or add shard: {by: PARAMETER}")
+			g.branch(begin, i, out)
+			if begin = i + 1; g.is(begin, "ALL") {
+				begin++
 			}
 		case "ORDER":
 			if g.is(i+1, "BY") {
@@ -93,15 +79,129 @@ func parseGather(text string, params []Param, tables, keys []string) (*gathering
 			g.refuse(p, p.upper+" counts the rows of each server", "use LIMIT, and a condition on what was seen last in the place of an offset")
 		}
 	}
-	out.end = g.pieces[len(g.pieces)-1].end
-	switch first := g.pieces[0]; {
-	case len(g.faults) > 0:
-	case !slices.Contains([]string{"SELECT", "WITH", "TABLE"}, first.upper):
-		g.refuse(first, first.upper+" would answer once for each server", "write a SELECT, or add shard: {by: PARAMETER}")
-	case !split || first.upper != "TABLE" && !from:
-		g.refuse(first, "none of the source's tables is read: every server would answer the same", "read one of "+strings.Join(tables, ", ")+", or add shard: {by: PARAMETER}")
-	}
+	g.branch(begin, len(g.pieces), out)
 	return out, g.faults
+}
+
+const nameKey = "add shard: {by: PARAMETER}"
+
+// branch reads one SELECT: one of several between UNION ALL.
+func (g *gatherer) branch(begin, end int, out *gathering) {
+	if begin >= end {
+		return // the database says so
+	}
+	first, from := g.pieces[begin], -1
+	switch first.upper {
+	case "TABLE":
+		from = begin
+	case "WITH", "SELECT":
+		for i := begin; i < end && from < 0; i++ {
+			if p := g.pieces[i]; p.depth == 0 && p.upper == "FROM" && p.kind == tokenWord && !g.is(i-1, "DISTINCT") {
+				from = i
+			} else if p.depth == 0 && first.upper == "WITH" && g.isTable(p) && (g.is(i+1, "AS") || g.is(i+1, "(")) {
+				g.refuse(p, "WITH gives a table's name to something else", "give it another name")
+			}
+		}
+	default:
+		g.refuse(first, first.upper+" would answer once for each server", "write a SELECT, or "+nameKey)
+		return
+	}
+	if from >= 0 && g.is(from+1, "ONLY") {
+		from++
+	}
+	if from < 0 || from+1 >= end || !g.isTable(g.pieces[from+1]) || g.is(from+2, ".") || g.is(from+2, "(") {
+		g.refuse(first, "it does not begin FROM one of the source's tables, and what else it reads every server has", "write one of "+strings.Join(g.tables, ", ")+" first in FROM, without its schema, or "+nameKey)
+		return
+	}
+	grouped := g.grouped(begin, end, g.named(from, end))
+	for i := begin; i < end; i++ {
+		p := g.pieces[i]
+		if p.inner > 0 || p.kind != tokenWord && p.kind != tokenQuoted {
+			continue
+		}
+		name := g.identifier(p)
+		switch isWord := p.kind == tokenWord; {
+		case isWord && p.upper == "OVER" && g.is(i-1, ")"):
+			g.refuse(p, "a window sees the rows of one server", nameKey)
+		case isWord && p.depth == 0 && p.upper == "DISTINCT" && !g.is(i-1, "IS") && !g.is(i-1, "NOT"):
+			g.refuse(p, "DISTINCT is of the rows of each server", "group by the shard key, or "+nameKey)
+		case isWord && p.depth == 0 && (p.upper == "RIGHT" || p.upper == "FULL") && (g.is(i+1, "JOIN") || g.is(i+1, "OUTER")):
+			g.refuse(p, p.upper+" JOIN gives rows that no server has a match for, and another may", "use LEFT JOIN, or "+nameKey)
+		case isWord && p.depth == 0 && p.upper == "HAVING" && !grouped:
+			g.refuse(p, "HAVING without GROUP BY is of the rows of each server", "group by the shard key, or "+nameKey)
+		case grouped || !g.is(i+1, "("):
+		case slices.Contains(aggregates, strings.ToUpper(name)):
+			g.refuse(p, name+"(…) would be of the rows of each server, and several answers come back", "group by the shard key, or "+nameKey)
+		case !slices.Contains(out.calls, name):
+			out.calls = append(out.calls, name)
+		}
+	}
+}
+
+func (g *gatherer) isTable(p piece) bool {
+	return (p.kind == tokenWord || p.kind == tokenQuoted) && slices.Contains(g.tables, g.identifier(p))
+}
+
+// afterTable are words that may follow a table's name, and are no name for it.
+var afterTable = []string{"ON", "USING", "WHERE", "JOIN", "LEFT", "RIGHT", "FULL", "INNER", "CROSS", "NATURAL", "GROUP", "HAVING", "WINDOW", "ORDER", "LIMIT", "OFFSET", "FETCH", "FOR", "UNION", "INTERSECT", "EXCEPT", "TABLESAMPLE"}
+
+// named gives the key columns of the tables in FROM by the names that they have there.
+func (g *gatherer) named(from, end int) map[string]string {
+	out := map[string]string{}
+	for i := from + 1; i < end; i++ {
+		p := g.pieces[i]
+		if p.depth > 0 || !g.isTable(p) || !g.is(i-1, "FROM") && !g.is(i-1, "JOIN") && !g.is(i-1, ",") && !g.is(i-1, "ONLY") && !g.is(i-1, "TABLE") {
+			continue
+		}
+		name, key := g.identifier(p), g.keys[slices.Index(g.tables, g.identifier(p))]
+		next := i + 1
+		if g.is(next, "AS") {
+			next++
+		}
+		if next < end && (g.pieces[next].kind == tokenQuoted || g.pieces[next].kind == tokenWord && !slices.Contains(afterTable, g.pieces[next].upper)) {
+			name = g.identifier(g.pieces[next])
+		}
+		out[name] = key
+	}
+	return out
+}
+
+// grouped tells whether a SELECT has GROUP BY, and refuses one without a shard key, of whose groups several servers may have rows.
+func (g *gatherer) grouped(begin, end int, keys map[string]string) bool {
+	for i := begin; i < end; i++ {
+		p := g.pieces[i]
+		if p.depth > 0 || p.kind != tokenWord || p.upper != "GROUP" || !g.is(i+1, "BY") {
+			continue
+		}
+		byKey, item := false, []piece{}
+		ends := func() {
+			switch {
+			case len(item) == 1 && (item[0].kind == tokenWord || item[0].kind == tokenQuoted):
+				for _, key := range keys { // a column of a table comes before one of the result
+					byKey = byKey || key == g.identifier(item[0])
+				}
+			case len(item) == 3 && item[1].upper == ".":
+				key, ok := keys[g.identifier(item[0])]
+				byKey = byKey || ok && key == g.identifier(item[2])
+			}
+			item = item[:0]
+		}
+		for _, p := range g.pieces[i+2 : end] {
+			if p.depth == 0 && p.kind == tokenWord && slices.Contains(clauses, p.upper) {
+				break
+			}
+			if p.depth == 0 && p.upper == "," {
+				ends()
+				continue
+			}
+			item = append(item, p)
+		}
+		if ends(); !byKey {
+			g.refuse(p, "a group may have rows on several servers", "group by the shard key too, as a column by itself, or "+nameKey)
+		}
+		return true
+	}
+	return false
 }
 
 // cut reads the tokens. The text has been read before, and found to be a statement.
@@ -149,29 +249,6 @@ func (g *gatherer) identifier(p piece) string {
 		return strings.ReplaceAll(text[1:len(text)-1], `""`, `"`)
 	}
 	return strings.ToLower(text)
-}
-
-// groups tells whether the statement itself has GROUP BY.
-func (g *gatherer) groups() bool {
-	for i, p := range g.pieces {
-		if p.depth == 0 && p.upper == "GROUP" && g.is(i+1, "BY") {
-			return true
-		}
-	}
-	return false
-}
-
-// names tells whether the clause that begins at a piece names one of the columns.
-func (g *gatherer) names(i int, columns []string) bool {
-	for _, p := range g.pieces[i:] {
-		if p.kind == tokenWord && p.depth == 0 && slices.Contains(clauses, p.upper) {
-			return false
-		}
-		if (p.kind == tokenWord || p.kind == tokenQuoted) && p.depth == 0 && slices.Contains(columns, g.identifier(p)) {
-			return true
-		}
-	}
-	return false
 }
 
 // items reads what follows ORDER BY.

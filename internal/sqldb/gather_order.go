@@ -24,7 +24,6 @@ type orderKind uint8
 
 const (
 	orderInteger orderKind = iota + 1
-	orderFloat
 	orderNumeric
 	orderBool
 	orderText // by bytes: UUIDs, times, and text under the collation "C"
@@ -33,7 +32,7 @@ const (
 
 var orderKinds = map[uint32]orderKind{
 	pgtype.Int2OID: orderInteger, pgtype.Int4OID: orderInteger, pgtype.Int8OID: orderInteger, pgtype.OIDOID: orderInteger,
-	pgtype.Float4OID: orderFloat, pgtype.Float8OID: orderFloat, pgtype.NumericOID: orderNumeric, pgtype.BoolOID: orderBool,
+	pgtype.NumericOID: orderNumeric, pgtype.BoolOID: orderBool,
 	pgtype.TextOID: orderText, pgtype.VarcharOID: orderText, pgtype.NameOID: orderText, pgtype.UUIDOID: orderText,
 	pgtype.TimeOID: orderText, pgtype.DateOID: orderDate, pgtype.TimestampOID: orderDate, pgtype.TimestamptzOID: orderDate,
 }
@@ -54,8 +53,11 @@ func comparers(tool string, order []orderItem, columns []Column) ([]comparer, er
 				cmp.Or(item.name, strconv.Itoa(item.place))), nil)
 		}
 		kind, ok := orderKinds[columns[i].oid]
+		if oid := columns[i].oid; oid == pgtype.Float4OID || oid == pgtype.Float8OID { // NaN and infinities are null in JSON
+			return nil, sqlFailure(tool, fmt.Sprintf("it is ordered by %q, a floating-point number, which cannot be put in order over several servers; select CAST(%[1]s AS numeric) AS %[1]s", columns[i].Name), nil)
+		}
 		if !ok {
-			return nil, sqlFailure(tool, fmt.Sprintf("it is ordered by %q, whose type cannot be put in order over several servers; order by a number, a boolean, a date, a time, a timestamp, a uuid or text", columns[i].Name), nil)
+			return nil, sqlFailure(tool, fmt.Sprintf("it is ordered by %q, whose type cannot be put in order over several servers; order by an integer, a numeric, a boolean, a date, a time, a timestamp, a uuid or text", columns[i].Name), nil)
 		}
 		item.name, item.place = columns[i].Name, i
 		out = append(out, comparer{item, kind})
@@ -66,8 +68,7 @@ func comparers(tool string, order []orderItem, columns []Column) ([]comparer, er
 // orderKey is one value that is compared.
 type orderKey struct {
 	null bool
-	n    int64 // of integers and booleans
-	f    float64
+	n    int64    // of integers and booleans
 	d    *big.Rat // of numerics; nil for one that is no number, which comes last
 	text []byte
 }
@@ -86,8 +87,6 @@ func (c *comparer) key(row []byte) (k orderKey, err error) {
 	switch c.kind {
 	case orderInteger:
 		k.n, err = strconv.ParseInt(string(text), 10, 64)
-	case orderFloat:
-		k.f, err = strconv.ParseFloat(string(text), 64)
 	case orderNumeric:
 		switch string(text) {
 		case "NaN":
@@ -134,8 +133,6 @@ func compareKeys(a, b []orderKey, order []comparer) int {
 			default:
 				c = x.d.Cmp(y.d)
 			}
-		case o.kind == orderFloat:
-			c = cmp.Compare(x.f, y.f)
 		case o.kind == orderText, o.kind == orderDate:
 			c = bytes.Compare(x.text, y.text)
 		default:

@@ -172,7 +172,8 @@ func (s *sharded) Compile(spec Spec) (Query, error) {
 			return nil, faults.Err()
 		}
 		var faults conf.Faults
-		of, faults = parseGather(spec.Text, spec.Params, s.tables(), s.keys())
+		tables, keys := s.tables()
+		of, faults = parseGather(spec.Text, spec.Params, tables, keys)
 		fs = append(fs, faults...)
 	}
 	if err := fs.Err(); err != nil {
@@ -193,20 +194,12 @@ func (s *sharded) Compile(spec Spec) (Query, error) {
 	return &scatteredQuery{shardedQuery: base, gathering: of}, nil
 }
 
-func (s *sharded) tables() (out []string) {
+// tables gives the names of the tables that are spread, with their keys.
+func (s *sharded) tables() (names, keys []string) {
 	for _, t := range s.cfg.Shards.Tables {
-		out = append(out, t.Table)
+		names, keys = append(names, t.Table), append(keys, t.Key)
 	}
-	return out
-}
-
-func (s *sharded) keys() (out []string) {
-	for _, t := range s.cfg.Shards.Tables {
-		if !slices.Contains(out, t.Key) {
-			out = append(out, t.Key)
-		}
-	}
-	return out
+	return names, keys
 }
 
 func (s *sharded) parameterType() string {
@@ -371,13 +364,7 @@ func (o *shardServer) ask(ctx context.Context, source string) (epoch int64, shar
 func (s *sharded) locate(ctx context.Context, b *bounds, shard int) (m *shardMap, server int, err error) {
 	err = s.await(ctx, b, func(known *shardMap) error {
 		m, server = known, int(known.owner[shard])
-		switch {
-		case server == several:
-			return fmt.Errorf("source %q: shard %d is on several servers; 'millrace shards plan %[1]s' tells which", s.name, shard)
-		case server == nobody:
-			return errBetween
-		}
-		return nil
+		return s.unsettled(shard, server)
 	})
 	return m, server, err
 }
@@ -387,11 +374,8 @@ func (s *sharded) whole(ctx context.Context, b *bounds) (m *shardMap, err error)
 	err = s.await(ctx, b, func(known *shardMap) error {
 		m = known
 		for shard, owner := range known.owner {
-			switch owner {
-			case several:
-				return fmt.Errorf("source %q: shard %d is on several servers; 'millrace shards plan %[1]s' tells which", s.name, shard)
-			case nobody:
-				return errBetween
+			if err := s.unsettled(shard, int(owner)); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -399,28 +383,46 @@ func (s *sharded) whole(ctx context.Context, b *bounds) (m *shardMap, err error)
 	return m, err
 }
 
-// errBetween is of a shard that is on no server.
-var errBetween = errors.New("a shard is on no server")
+// errUnsettled is of a shard that is on no server, or on several.
+var errUnsettled = errors.New("the map of shards is not settled")
+
+// unsettled is the error of a shard that is on no server or on several, nil for another.
+func (s *sharded) unsettled(shard, owner int) error {
+	switch owner {
+	case several:
+		return &mcp.ToolError{Kind: kindUnavailable, Cause: errUnsettled, Message: fmt.Sprintf("source %q: shard %d is on several servers; 'millrace shards plan %[1]s' tells which", s.name, shard)}
+	case nobody:
+		return &mcp.ToolError{Kind: kindOverloaded, Cause: errUnsettled, Meta: []byte(`"millrace/retryAfterMs":1000`),
+			Message: fmt.Sprintf("source %q: shard %d is being moved, or no server has it ('millrace shards plan %[1]s' tells); try again in a second", s.name, shard)}
+	}
+	return nil
+}
+
+// mostTwice is how many looks find a shard on several servers until that is said: one that moves between two answers of a look seems to be.
+const mostTwice = 3
 
 // await looks until a map is as fits wants it.
 func (s *sharded) await(ctx context.Context, b *bounds, fits func(*shardMap) error) error {
-	for first := true; ; first = false {
+	for looks := 0; ; looks++ {
 		m := s.known.Load()
-		err := errBetween
+		err := errUnsettled
 		if m != nil {
 			err = fits(m)
 		}
-		switch {
-		case !errors.Is(err, errBetween):
+		if !errors.Is(err, errUnsettled) {
 			return err
-		case !first && m != nil:
+		}
+		if m != nil && looks > 0 {
 			for i, failed := range m.failed {
 				if failed != nil && m.epochs[i] < 0 {
 					return failed
 				}
 			}
+			if looks >= mostTwice && isUnavailable(err) {
+				return err
+			}
 		}
-		if !first || m != nil && time.Since(m.at) < shardPause {
+		if looks > 0 || m != nil && time.Since(m.at) < shardPause {
 			select {
 			case <-time.After(shardPause):
 			case <-ctx.Done():
@@ -428,10 +430,26 @@ func (s *sharded) await(ctx context.Context, b *bounds, fits func(*shardMap) err
 			}
 		}
 		if !time.Now().Before(b.deadline) {
-			return overloaded(s.name, "a shard is being moved, or no server has it ('millrace shards plan' tells)")
+			return err
 		}
 		if err := s.look(ctx, m); err != nil {
 			return err
 		}
 	}
+}
+
+// having gives the servers that have shards: the epochs of those tell that the others have none.
+func (m *shardMap) having() (servers []int) {
+	has := make([]bool, len(m.epochs))
+	for _, owner := range m.owner {
+		if owner >= 0 {
+			has[owner] = true
+		}
+	}
+	for i, is := range has {
+		if is {
+			servers = append(servers, i)
+		}
+	}
+	return servers
 }

@@ -91,7 +91,7 @@ func (q *keyedQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]byte,
 type scatteredQuery struct {
 	shardedQuery
 	*gathering
-	order atomic.Pointer[[]comparer] // once it is known
+	order atomic.Pointer[[]comparer] // once it is known, and with it that the statement is fit
 }
 
 // Describe implements Query.
@@ -115,12 +115,13 @@ func (q *scatteredQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]b
 		if err != nil {
 			return dst, Outcome{}, err
 		}
-		parts := make([]part, len(q.on))
-		err = sideBySide(ctx, len(q.on), mostScattered, func(ctx context.Context, next func() (int, bool)) error {
+		on := m.having()
+		parts := make([]part, len(on))
+		err = sideBySide(ctx, len(on), mostScattered, func(ctx context.Context, next func() (int, bool)) error {
 			for i, ok := next(); ok; i, ok = next() {
 				run := *own
-				run.epoch = m.epochs[i]
-				out, _, err := q.on[i].Run(ctx, nil, &run)
+				run.epoch = m.epochs[on[i]]
+				out, _, err := q.on[on[i]].Run(ctx, nil, &run)
 				if err != nil {
 					return err
 				}
@@ -145,21 +146,22 @@ func (q *scatteredQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]b
 	}
 }
 
-// compare gives how the rows are put in order. columns are those of the result, nil where they are not known yet.
+// compare gives how the rows are put in order, having asked the databases what the text of the statement does not tell. columns are those of
+// the result, nil where they are not known yet.
 func (q *scatteredQuery) compare(ctx context.Context, columns []Column) ([]comparer, error) {
-	if len(q.gathering.order) == 0 {
-		return nil, nil
-	}
 	if known := q.order.Load(); known != nil {
 		return *known, nil
 	}
-	if columns == nil {
+	if columns == nil && len(q.gathering.order) > 0 {
 		var err error
 		if columns, err = q.shardedQuery.Describe(ctx); err != nil {
 			return nil, err
 		}
 	}
 	order, err := comparers(q.spec.Name, q.gathering.order, columns)
+	if err == nil {
+		err = q.functions(ctx)
+	}
 	if err == nil {
 		err = q.collations(ctx, order, columns)
 	}
@@ -170,9 +172,54 @@ func (q *scatteredQuery) compare(ctx context.Context, columns []Column) ([]compa
 	return order, nil
 }
 
+// ask runs a statement of our own on a server, and gives the columns of its one row.
+func (q *scatteredQuery) ask(ctx context.Context, server int, spec Spec, args []mcp.Value) (map[string]*string, error) {
+	spec.Name, spec.Own = q.spec.Name, true
+	ask, err := q.source.servers[server].Compile(spec)
+	if err != nil {
+		return nil, err
+	}
+	out, _, err := ask.Run(ctx, nil, &Execution{Args: args, Primary: true})
+	if err != nil {
+		return nil, err
+	}
+	var got struct{ Rows []map[string]*string }
+	if err := json.Unmarshal(out, &got); err != nil || len(got.Rows) != 1 {
+		return nil, fmt.Errorf("%s: the database's answer is not readable: %.80q", q.spec.Name, out)
+	}
+	return got.Rows[0], nil
+}
+
+// functions refuses aggregates that are known to the database alone.
+func (q *scatteredQuery) functions(ctx context.Context) error {
+	if len(q.calls) == 0 {
+		return nil
+	}
+	names, err := json.Marshal(q.calls)
+	if err != nil {
+		return err
+	}
+	for i := range q.source.servers {
+		found, err := q.ask(ctx, i, Spec{Text: "SELECT min(proname)::text AS name FROM pg_catalog.pg_proc WHERE prokind IN ('a', 'w') AND proname IN (SELECT pg_catalog.jsonb_array_elements_text(CAST(:names AS jsonb)))",
+			Params: []Param{{Name: "names", Type: "string"}}}, []mcp.Value{{Kind: mcp.KindText, Text: names}})
+		if isUnavailable(err) && i+1 < len(q.source.servers) {
+			continue // they are alike
+		}
+		if err != nil {
+			return err
+		}
+		if name := found["name"]; name != nil {
+			return sqlFailure(q.spec.Name, *name+"(…) is of the rows of each server, and several answers would come back; group by the shard key, or add shard: {by: PARAMETER}", nil)
+		}
+		return nil
+	}
+	return nil
+}
+
 // collations has each server say under which collation it compares the texts that rows are ordered by: only that of bytes is known here.
 func (q *scatteredQuery) collations(ctx context.Context, order []comparer, columns []Column) error {
-	text := "SELECT (SELECT datcollate FROM pg_catalog.pg_database WHERE datname = current_database()) AS base"
+	// Before version 15 every database had the C library's collations.
+	text := "SELECT (SELECT CASE WHEN coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', 'c') = 'c' THEN datcollate END FROM pg_catalog.pg_database d WHERE datname = current_database()) AS base"
 	var names []string
 	for _, o := range order {
 		if slices.Contains(collated, columns[o.place].oid) {
@@ -185,24 +232,15 @@ func (q *scatteredQuery) collations(ctx context.Context, order []comparer, colum
 	}
 	// The statement itself is not run: no row of it is joined.
 	text += " FROM (\n" + q.spec.Text[:q.end] + "\n) q RIGHT JOIN (SELECT 1) one ON false"
-	spec := Spec{Name: q.spec.Name, Text: text, Params: q.spec.Params, Own: true}
 	for i := range q.source.servers {
-		ask, err := q.source.servers[i].Compile(spec)
+		found, err := q.ask(ctx, i, Spec{Text: text, Params: q.spec.Params}, make([]mcp.Value, len(q.spec.Params)))
 		if err != nil {
 			return err
-		}
-		out, _, err := ask.Run(ctx, nil, &Execution{Args: make([]mcp.Value, len(spec.Params)), Primary: true})
-		if err != nil {
-			return err
-		}
-		var got struct{ Rows []map[string]*string }
-		if err := json.Unmarshal(out, &got); err != nil || len(got.Rows) != 1 {
-			return fmt.Errorf("%s: the collations are not readable: %.80q", q.spec.Name, out)
 		}
 		for n, name := range names {
-			collation := got.Rows[0]["c"+strconv.Itoa(n+1)]
+			collation := found["c"+strconv.Itoa(n+1)]
 			if collation != nil && *collation == `"default"` {
-				collation = got.Rows[0]["base"]
+				collation = found["base"]
 			}
 			if collation == nil || !slices.Contains([]string{"C", "POSIX", "ucs_basic"}, strings.Trim(*collation, `"`)) {
 				return sqlFailure(q.spec.Name, fmt.Sprintf(`it is ordered by %q, a text under a collation of the database's own; rows of several servers are put in order by bytes: select it as (%[1]s COLLATE "C") AS %[1]s`, name), nil)
