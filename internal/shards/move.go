@@ -334,6 +334,11 @@ func (m *move) change(ctx context.Context) (left bool, err error) {
 	if err := m.at("leave"); err != nil {
 		return false, err
 	}
+	for _, o := range []*server{m.a, m.b} {
+		if o.conn.IsClosed() || o.conn.TxStatus() != 'T' {
+			return false, fmt.Errorf("server %s: the connection broke", o.name)
+		}
+	}
 	// From here on nothing stops it halfway.
 	ctx = context.WithoutCancel(ctx)
 	if err := m.a.exec(ctx, "COMMIT"); err != nil {

@@ -121,7 +121,7 @@ func (q *scatteredQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]b
 			for i, ok := next(); ok; i, ok = next() {
 				run := *own
 				run.epoch = m.epochs[on[i]]
-				out, _, err := q.on[on[i]].Run(ctx, nil, &run)
+				out, _, err := q.on[on[i]].Run(ctx, make([]byte, 0, 4<<10), &run)
 				if err != nil {
 					return err
 				}
