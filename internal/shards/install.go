@@ -197,8 +197,11 @@ func (s *Servers) divide(ctx context.Context) (map[string][]int, error) {
 	}
 	given := map[string][]int{}
 	for i, o := range to {
-		if len(st[o.name]) > 0 || begun && slices.Contains(full, o) {
+		if len(st[o.name]) > 0 {
 			continue
+		}
+		if begun && slices.Contains(full, o) {
+			return nil, fmt.Errorf("server %s has rows, and no shards: they are of other servers' shards, or this was interrupted before it came there; take the rows away, and run it again", o.name)
 		}
 		for shard := i * sqldb.ShardCount / len(to); shard < (i+1)*sqldb.ShardCount/len(to); shard++ {
 			nobody := true
@@ -209,6 +212,19 @@ func (s *Servers) divide(ctx context.Context) (map[string][]int, error) {
 				given[o.name] = append(given[o.name], shard)
 			}
 		}
+	}
+	var nowhere []int
+	for shard := range sqldb.ShardCount {
+		somebody := false
+		for _, o := range s.all {
+			somebody = somebody || st[o.name][shard] != "" || slices.Contains(given[o.name], shard)
+		}
+		if !somebody {
+			nowhere = append(nowhere, shard)
+		}
+	}
+	if len(nowhere) > 0 {
+		return nil, fmt.Errorf("no server has shards %s, and none is without shards that could be given them: has one been restored from a backup, or been left out of the file?", ranges(nowhere))
 	}
 	return given, nil
 }

@@ -213,10 +213,16 @@ func TestCompileRefuses(t *testing.T) {
 		fails(t, err, want)
 	}
 	fails(t, s.Script(t.Context(), nil), "spread over servers")
-	// The keys of what is ordered are looked at when the database is asked.
+	// A table that the file names since, and nobody has made ready.
+	more := r.cfg
+	shards := *r.cfg.Shards
+	more.Shards, shards.Tables = &shards, append([]sqldb.ShardedTable{{Table: "later", Key: "id"}}, r.cfg.Shards.Tables...)
 	r.install(t)
+	_, err := run(t, ordersOf.compile(t, openSource(t, more)), integer(1))
+	fails(t, err, "has not been made ready for table later; run 'millrace install shop")
+	// The keys of what is ordered are looked at when the database is asked.
 	jsonb := tool{"SELECT to_jsonb(id) AS j FROM customers ORDER BY j", sqldb.ReadOnly, nil, -1}.compile(t, s)
-	_, err := jsonb.Describe(t.Context())
+	_, err = jsonb.Describe(t.Context())
 	fails(t, err, `ordered by "j", whose type cannot be put in order`)
 	collated := tool{`SELECT name COLLATE "en_US" AS name FROM customers ORDER BY name`, sqldb.ReadOnly, nil, -1}
 	if a := r.server.Exec(r.databases[0], `SELECT 'a' COLLATE "en_US"`); a != nil {

@@ -29,6 +29,12 @@ const (
 	replicaPatience = 5 * time.Second
 )
 
+// The SQLSTATEs after which a switch is tried again.
+const (
+	deadlock         = "40P01"
+	lockNotAvailable = "55P03"
+)
+
 // Moved says what one move did.
 type Moved struct {
 	From, To string
@@ -54,6 +60,11 @@ func (s *Servers) Move(ctx context.Context, shards []int, to string, step func(s
 	}
 	if err := s.reserve(ctx); err != nil {
 		return nil, err
+	}
+	for _, o := range s.all {
+		if err := o.guarded(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.recover(ctx); err != nil {
 		return nil, err
@@ -92,14 +103,22 @@ func (s *Servers) Move(ctx context.Context, shards []int, to string, step func(s
 // reserve keeps others from moving shards until the connections end.
 func (s *Servers) reserve(ctx context.Context) error {
 	for _, o := range s.all {
-		r := query(ctx, o.conn, "SELECT pg_try_advisory_lock($1, $2)", strconv.Itoa(lockClass+1), strconv.Itoa(moveLock))
-		if r.err != nil {
-			return fmt.Errorf("server %s: %w", o.name, r.err)
-		}
-		if r.rows[0][0] != "t" {
-			return fmt.Errorf("server %s: another move is under way", o.name)
+		if err := o.reserve(ctx); err != nil {
+			return fmt.Errorf("server %s: %w", o.name, err)
 		}
 	}
+	return nil
+}
+
+func (o *server) reserve(ctx context.Context) error {
+	r := query(ctx, o.conn, "SELECT pg_try_advisory_lock($1, $2)", strconv.Itoa(lockClass+1), strconv.Itoa(moveLock))
+	if r.err != nil {
+		return r.err
+	}
+	if r.rows[0][0] != "t" {
+		return errors.New("another move is under way")
+	}
+	o.reserved = true
 	return nil
 }
 
@@ -153,7 +172,7 @@ func (m *move) run(ctx context.Context) (err error) {
 	for try := 1; ; try++ {
 		left, err = m.change(ctx)
 		var server *pgconn.PgError
-		if !errors.As(err, &server) || server.Code != "40P01" || left || try == lockTries { // others lock rows first, and then the shard
+		if !errors.As(err, &server) || server.Code != deadlock && server.Code != lockNotAvailable || left || try == lockTries { // others lock rows first, and then the shard
 			return err
 		}
 	}
@@ -183,8 +202,10 @@ func (m *move) prepare(ctx context.Context) error {
 	if err := m.lock(ctx); err != nil { // what had begun before has ended then, and is in the copy
 		return err
 	}
-	return m.a.exec(ctx, "DELETE FROM millrace_shard_changes WHERE shard = ANY ("+list(m.Shards)+")",
-		"UPDATE "+sqldb.ShardTable+" SET state = 'leaving' WHERE shard = ANY ("+list(m.Shards)+")", "COMMIT")
+	if err := m.a.turn(ctx, m.Shards, "UPDATE "+sqldb.ShardTable+" SET state = 'leaving' WHERE state = 'here' AND"); err != nil {
+		return err
+	}
+	return m.a.exec(ctx, "DELETE FROM millrace_shard_changes WHERE shard = ANY ("+list(m.Shards)+")", "COMMIT")
 }
 
 // lock begins a transaction on a in which nobody else writes the shards. It does not wait for long: those who come later wait behind it.
@@ -314,7 +335,7 @@ func (m *move) change(ctx context.Context) (left bool, err error) {
 	if err := m.at("arrived"); err != nil {
 		return false, err
 	}
-	if err := m.b.exec(ctx, "UPDATE "+sqldb.ShardTable+" SET state = 'arrived' WHERE shard = ANY ("+list(m.Shards)+")"); err != nil {
+	if err := m.b.turn(ctx, m.Shards, "UPDATE "+sqldb.ShardTable+" SET state = 'arrived' WHERE state IN ('arriving', 'arrived') AND"); err != nil {
 		return false, err
 	}
 	if !m.b.replicasKnow(ctx) {
@@ -369,7 +390,10 @@ func (o *server) quietly(ctx context.Context) error {
 	for _, t := range o.tables {
 		statements = append(statements, "LOCK TABLE "+t.name+" IN ACCESS SHARE MODE")
 	}
-	if err := o.exec(ctx, append(statements, "SET LOCAL lock_timeout = 0")...); err != nil {
+	if err := o.exec(ctx, statements...); err != nil { // what follows waits no longer for rows either
+		return err
+	}
+	if err := o.guarded(ctx); err != nil {
 		return err
 	}
 	for i, t := range o.tables {
@@ -397,7 +421,10 @@ func (o *server) takeIn(ctx context.Context, shards []int) (rows []int64, err er
 		}
 		rows = append(rows, r.affected)
 	}
-	return rows, o.exec(ctx, "UPDATE "+sqldb.ShardTable+" SET state = 'here' WHERE shard = ANY ("+list(shards)+")", raise, "SET CONSTRAINTS ALL IMMEDIATE")
+	if err := o.turn(ctx, shards, "UPDATE "+sqldb.ShardTable+" SET state = 'here' WHERE state = 'arrived' AND"); err != nil {
+		return nil, err
+	}
+	return rows, o.exec(ctx, raise, "SET CONSTRAINTS ALL IMMEDIATE")
 }
 
 // giveUp is the same for shards that leave, in the transaction that is open.
@@ -418,8 +445,23 @@ func (o *server) giveUp(ctx context.Context, shards []int) (rows []int64, err er
 			return nil, fmt.Errorf("server %s: table %s keeps rows that are deleted: does a trigger or a rule do that?", o.name, t.plain)
 		}
 	}
-	return rows, o.exec(ctx, "DELETE FROM "+sqldb.ShardTable+" WHERE shard = ANY ("+list(shards)+")", "DELETE FROM millrace_shard_changes WHERE shard = ANY ("+list(shards)+")", raise,
+	if err := o.turn(ctx, shards, "DELETE FROM "+sqldb.ShardTable+" WHERE state = 'leaving' AND"); err != nil {
+		return nil, err
+	}
+	return rows, o.exec(ctx, "DELETE FROM millrace_shard_changes WHERE shard = ANY ("+list(shards)+")", raise,
 		"SET CONSTRAINTS ALL IMMEDIATE")
+}
+
+// turn changes the map, where it is as it was left.
+func (o *server) turn(ctx context.Context, shards []int, statement string) error {
+	r := query(ctx, o.conn, statement+" shard = ANY ("+list(shards)+")")
+	if r.err == nil && r.affected != int64(len(shards)) {
+		r.err = errors.New("somebody else has changed the map of shards meanwhile")
+	}
+	if r.err != nil {
+		return fmt.Errorf("server %s: %w", o.name, r.err)
+	}
+	return nil
 }
 
 // replicasKnow waits until as many that follow as the file names have what was committed by now: one that is promoted must know what has come and
@@ -430,10 +472,11 @@ func (o *server) replicasKnow(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, replicaPatience)
 	defer cancel()
-	r := query(ctx, o.conn, "SELECT pg_current_wal_insert_lsn()")
+	r := query(ctx, o.conn, "SELECT pg_current_wal_flush_lsn()") // what was committed has been flushed
 	for r.err == nil {
 		// Where the user may not see how far they are that is NULL, and as good as far behind.
-		know := query(ctx, o.conn, "SELECT count(*) >= $2 FROM pg_stat_replication WHERE replay_lsn >= $1::pg_lsn", r.rows[0][0], strconv.Itoa(o.others))
+		know := query(ctx, o.conn, `SELECT count(*) >= $2 FROM pg_stat_replication r WHERE replay_lsn >= $1::pg_lsn
+			AND NOT EXISTS (SELECT FROM pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_type = 'logical')`, r.rows[0][0], strconv.Itoa(o.others))
 		if know.err == nil && know.rows[0][0] == "t" {
 			return true
 		}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"millrace/internal/conf"
 	"millrace/internal/mcp"
 	"millrace/internal/pgtest"
@@ -31,7 +33,8 @@ func TestMoveRefuses(t *testing.T) {
 		"rows that are hidden":     {a: "ALTER TABLE customers ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY", want: "row-level security"},
 		"rows that are kept":       {a: "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER keep BEFORE DELETE ON customers FOR EACH ROW EXECUTE FUNCTION keep()", want: "keeps rows that are deleted"},
 		"rows that do not come":    {b: "CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER skip BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION skip()", want: "does a trigger, a rule or a policy keep some back?"},
-		"a key that is taken":      {b: "ALTER TABLE customers DISABLE TRIGGER millrace_shard_row; INSERT INTO customers (id, owner, name) VALUES (7, 0, 'other')", want: "duplicate key"},
+		"a key that is taken":      {b: "SET millrace.moving = 'yes'; INSERT INTO customers (id, owner, name) VALUES (7, 0, 'other')", want: "duplicate key"},
+		"no triggers":              {a: "ALTER TABLE orders DISABLE TRIGGER USER", want: "table orders has not the triggers"},
 		"a column that is dropped": {a: "", want: "has been changed on"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -170,6 +173,72 @@ func TestScatterAsksTheDatabase(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
+}
+
+// Settings by caller reach what the database is asked about a statement too.
+func TestScatterWithSettings(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2, "plain")
+	r.cfg.Settings = map[string]string{"app.tenant": "$tenant"}
+	for _, d := range r.databases {
+		must(t, r.server.Exec(d, "SET search_path = own; ALTER TABLE customers ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON customers USING (name = current_setting('app.tenant'))"))
+	}
+	r.install(t)
+	s := r.open(t)
+	put := addCustomer.compile(t, s)
+	for id := range int64(20) {
+		_, err := run(t, put, integer(id), integer(0), text([]string{"a", "b"}[id%2]), mcp.Value{})
+		must(t, err)
+	}
+	for _, d := range r.databases {
+		must(t, r.server.Exec(d, "ALTER TABLE own.customers FORCE ROW LEVEL SECURITY"))
+	}
+	q := tool{`SELECT name COLLATE "C" AS name, id FROM customers WHERE name = current_setting('app.tenant') ORDER BY name, id LIMIT 2`, sqldb.ReadOnly, nil, -1}.compile(t, s)
+	if _, err := q.Describe(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for tenant, want := range map[string]string{"a": `{"rows":[{"name":"a","id":0},{"name":"a","id":2}]}`, "b": `{"rows":[{"name":"b","id":1},{"name":"b","id":3}]}`} {
+		out, _, err := q.Run(t.Context(), nil, &sqldb.Execution{Caller: &mcp.Caller{Principal: &mcp.Principal{Tenant: tenant, Subject: "s"}}})
+		if err != nil || string(out) != want {
+			t.Errorf("%s: %s %v", tenant, out, err)
+		}
+	}
+}
+
+// Rows that somebody has locked are not waited for while all writes of their shards stand still.
+func TestRowsThatAreLocked(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2, "plain")
+	must(t, r.server.Exec(r.databases[0], someCustomers))
+	r.install(t)
+	conn, err := pgconn.Connect(t.Context(), r.url(r.databases[0]))
+	must(t, err)
+	defer conn.Close(context.Background())
+	_, err = conn.Exec(t.Context(), "BEGIN; SELECT FROM customers FOR UPDATE").ReadAll()
+	must(t, err)
+	r.with(t, func(s *Servers) {
+		var began time.Time
+		_, err := s.Move(t.Context(), all(), "b", func(step string) error {
+			switch {
+			case step == "arrived" && began.IsZero():
+				began = time.Now()
+			case step == "arrived": // a second try
+				if waited := time.Since(began); waited > 4*time.Second {
+					t.Errorf("writes have waited %s", waited)
+				}
+				return errors.New("long enough")
+			}
+			return nil
+		})
+		fails(t, err, "long enough")
+	})
+	_, err = conn.Exec(t.Context(), "COMMIT").ReadAll()
+	must(t, err)
+	r.with(t, func(s *Servers) {
+		_, err := s.Move(t.Context(), all(), "b", nil)
+		must(t, err)
+	})
+	r.inOrder(t)
 }
 
 // Replicas: a move waits until they know, and gives up where they do not; and one takes the place of a server that is gone, shards and all.

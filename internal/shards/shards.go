@@ -52,8 +52,9 @@ type server struct {
 	role   bool     // it may turn triggers off
 	tables []*table // as the configuration has them
 
-	spread  []sqldb.ShardedTable
-	keyType string
+	spread   []sqldb.ShardedTable
+	keyType  string
+	reserved bool // nobody else moves shards here
 }
 
 // table is one table that is spread.
@@ -107,11 +108,16 @@ var sessionSettings = map[string]string{
 	"application_name": "millrace shards", "client_min_messages": "warning", "client_encoding": "UTF8", "DateStyle": "ISO, YMD", "IntervalStyle": "postgres",
 	"extra_float_digits": "3", "standard_conforming_strings": "on", "synchronous_commit": "on", "statement_timeout": "0", "lock_timeout": "0",
 	"idle_in_transaction_session_timeout": "0", "row_security": "off",
+	// A host that is gone without a word must not keep its locks for hours.
+	"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3", "tcp_user_timeout": "30000",
 }
 
-// connect finds the server that takes writes: of several that say so, the one that was promoted last.
+// otherTimeouts turns off those that later versions have.
+const otherTimeouts = `SELECT count(set_config(name, '0', false)) FROM pg_settings WHERE name IN ('transaction_timeout', 'idle_session_timeout')`
+
+// connect finds the server that takes writes. Where two say so nobody here knows which is right.
 func (o *server) connect(ctx context.Context) error {
-	latest, failed := -1, errors.New("none of its hosts takes writes")
+	failed := errors.New("none of its hosts takes writes")
 	o.conn, o.others = nil, -1
 	for _, url := range o.urls {
 		config, err := pgconn.ParseConfig(url.Reveal())
@@ -136,23 +142,19 @@ func (o *server) connect(ctx context.Context) error {
 			}
 			continue
 		}
-		r := query(ctx, conn, `SELECT CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END`)
-		timeline := -1
-		if r.err == nil {
-			if n, err := strconv.ParseInt(r.rows[0][0], 16, 64); err == nil {
-				timeline = int(n)
+		r := query(ctx, conn, "SELECT pg_is_in_recovery()")
+		if r.err != nil || r.rows[0][0] == "t" {
+			if _ = conn.Close(ctx); r.err != nil {
+				failed = r.err
 			}
-		} else {
-			failed = r.err
-		}
-		if timeline <= latest {
-			_ = conn.Close(ctx)
 			continue
 		}
 		if o.conn != nil {
+			_ = conn.Close(ctx)
 			_ = o.conn.Close(ctx)
+			return errors.New("two of its hosts take writes: leave one of them out of the file, or stop it")
 		}
-		o.conn, latest = conn, timeline
+		o.conn = conn
 	}
 	if o.conn == nil {
 		return failed
@@ -162,7 +164,7 @@ func (o *server) connect(ctx context.Context) error {
 		return r.err
 	}
 	o.schema, o.role = r.rows[0][0], r.rows[0][1] == "t"
-	return nil
+	return query(ctx, o.conn, otherTimeouts).err
 }
 
 // answer is what a statement gave, as text; NULL is "".
@@ -204,7 +206,11 @@ func (o *server) exec(ctx context.Context, statements ...string) error {
 // tx runs statements in one transaction.
 func (o *server) tx(ctx context.Context, statements ...string) error {
 	if o.conn.IsClosed() { // as the other end of a copy that broke
-		if err := o.connect(ctx); err != nil {
+		err := o.connect(ctx)
+		if err == nil && o.reserved {
+			err = o.reserve(ctx)
+		}
+		if err != nil {
 			return fmt.Errorf("server %s: %w", o.name, err)
 		}
 	}
@@ -248,6 +254,20 @@ func (s *Servers) look(ctx context.Context) error {
 // like tells whether rows of one table fit into another.
 func (t *table) like(o *table) bool {
 	return t.key == o.key && slices.Equal(t.columns, o.columns) && slices.Equal(t.types, o.types) && slices.Equal(t.primary, o.primary)
+}
+
+// guarded tells whether the tables have the triggers by which a move hears of changes.
+func (o *server) guarded(ctx context.Context) error {
+	for _, t := range o.tables {
+		r := query(ctx, o.conn, "SELECT count(*) FROM pg_trigger WHERE tgrelid = $1::regclass AND tgname IN ('millrace_shard_row', 'millrace_shard_truncate') AND tgenabled IN ('O', 'A')", t.name)
+		if r.err != nil {
+			return fmt.Errorf("server %s: %w", o.name, r.err)
+		}
+		if r.rows[0][0] != "2" {
+			return fmt.Errorf("server %s: table %s has not the triggers by which a move hears of changes, or they are disabled; run 'millrace install SOURCE'", o.name, t.plain)
+		}
+	}
+	return nil
 }
 
 // keyTypes are those of key columns, by shards.key.

@@ -29,7 +29,7 @@ type orderItem struct {
 
 // aggregates are the functions that make one row of many. Of several servers each would give one of its own.
 var aggregates = []string{"COUNT", "SUM", "AVG", "MIN", "MAX", "ARRAY_AGG", "STRING_AGG", "JSON_AGG", "JSONB_AGG", "JSON_OBJECT_AGG", "JSONB_OBJECT_AGG",
-	"BOOL_AND", "BOOL_OR", "EVERY", "BIT_AND", "BIT_OR", "STDDEV", "STDDEV_POP", "STDDEV_SAMP", "VARIANCE", "VAR_POP", "VAR_SAMP", "PERCENTILE_CONT",
+	"JSON_ARRAYAGG", "JSON_OBJECTAGG", "BOOL_AND", "BOOL_OR", "EVERY", "BIT_AND", "BIT_OR", "STDDEV", "STDDEV_POP", "STDDEV_SAMP", "VARIANCE", "VAR_POP", "VAR_SAMP", "PERCENTILE_CONT",
 	"PERCENTILE_DISC", "MODE", "XMLAGG"}
 
 // clauses may follow ORDER BY, and end it.
@@ -145,11 +145,18 @@ func (g *gatherer) isTable(p piece) bool {
 // afterTable are words that may follow a table's name, and are no name for it.
 var afterTable = []string{"ON", "USING", "WHERE", "JOIN", "LEFT", "RIGHT", "FULL", "INNER", "CROSS", "NATURAL", "GROUP", "HAVING", "WINDOW", "ORDER", "LIMIT", "OFFSET", "FETCH", "FOR", "UNION", "INTERSECT", "EXCEPT", "TABLESAMPLE"}
 
-// named gives the key columns of the tables in FROM by the names that they have there.
+// named gives the key columns of the tables in FROM by the names that they have there. Those behind LEFT JOIN have none where a row has no match, and
+// such rows are on all servers.
 func (g *gatherer) named(from, end int) map[string]string {
 	out := map[string]string{}
 	for i := from + 1; i < end; i++ {
 		p := g.pieces[i]
+		if p.depth == 0 && p.kind == tokenWord && (p.upper == "WHERE" || slices.Contains(clauses, p.upper)) {
+			break
+		}
+		if g.is(i-1, "JOIN") && (g.is(i-2, "LEFT") || g.is(i-2, "OUTER")) {
+			continue
+		}
 		if p.depth > 0 || !g.isTable(p) || !g.is(i-1, "FROM") && !g.is(i-1, "JOIN") && !g.is(i-1, ",") && !g.is(i-1, "ONLY") && !g.is(i-1, "TABLE") {
 			continue
 		}

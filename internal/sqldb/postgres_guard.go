@@ -17,6 +17,8 @@ const (
 	// ShardTable has the shards that are on a server, and ShardEpoch its epoch, in one row.
 	ShardTable = "millrace_shards"
 	ShardEpoch = "millrace_shard_epoch"
+	// ShardTrigger is of each table that is spread.
+	ShardTrigger = "millrace_shard_row"
 	// StateMoved is the SQLSTATE of a write that is refused since shards have come or gone. Nothing was done.
 	StateMoved = "MR001"
 	// StateOtherShard is that of a write that touches rows of another shard than its own, or of one that is elsewhere.

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -115,11 +116,16 @@ type shardServer struct {
 func newSharded(name string, cfg Config, log *slog.Logger) (Source, error) {
 	s := &sharded{name: name, cfg: cfg, looks: make(chan struct{}, 1)}
 	s.looks <- struct{}{}
+	tables, _ := s.tables()
+	// A name is safe: validate.
+	text := fmt.Sprintf(`SELECT epoch, ARRAY(SELECT shard FROM %s WHERE state IN ('here', 'leaving') ORDER BY shard) AS shards,
+		ARRAY(SELECT t FROM unnest(ARRAY['%s']) t WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = pg_catalog.to_regclass(t) AND g.tgname = '%s')) AS open FROM %s`,
+		ShardTable, strings.Join(tables, "', '"), ShardTrigger, ShardEpoch)
 	for _, server := range slices.Sorted(maps.Keys(cfg.Shards.Servers)) {
 		own, err := New(name+"/"+server, cfg.Server(server), log)
 		if err == nil {
 			o := shardServer{Source: own, name: server}
-			o.look, err = own.Compile(Spec{Name: "shards", Own: true, Text: "SELECT epoch, ARRAY(SELECT shard FROM " + ShardTable + " WHERE state IN ('here', 'leaving') ORDER BY shard) AS shards FROM " + ShardEpoch})
+			o.look, err = own.Compile(Spec{Name: "shards", Own: true, Text: text})
 			s.servers = append(s.servers, o)
 		}
 		if err != nil {
@@ -357,7 +363,11 @@ func (o *shardServer) ask(ctx context.Context, source string) (epoch int64, shar
 	if err != nil {
 		return -1, nil, err
 	}
-	return parseShards(out)
+	epoch, shards, open, err := parseShards(out)
+	if len(open) > 0 {
+		return -1, nil, &mcp.ToolError{Kind: kindUnavailable, Message: fmt.Sprintf("source %q: server %s has not been made ready for table %s; run 'millrace install %[1]s --config FILE'", source, o.name, open[0])}
+	}
+	return epoch, shards, err
 }
 
 // locate gives the server of a shard, waiting for one that is between servers.

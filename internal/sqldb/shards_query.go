@@ -15,22 +15,23 @@ import (
 )
 
 // parseShards reads the answer of a server's shards.
-func parseShards(out []byte) (epoch int64, shards []int, err error) {
+func parseShards(out []byte) (epoch int64, shards []int, open []string, err error) {
 	var got struct {
 		Rows []struct {
 			Epoch  int64
 			Shards []int
+			Open   []string // tables without triggers
 		}
 	}
 	if err := json.Unmarshal(out, &got); err != nil || len(got.Rows) != 1 {
-		return -1, nil, fmt.Errorf("the map of shards is not readable: %.80q", out)
+		return -1, nil, nil, fmt.Errorf("the map of shards is not readable: %.80q", out)
 	}
 	for _, shard := range got.Rows[0].Shards {
 		if shard < 0 || shard >= ShardCount {
-			return -1, nil, fmt.Errorf("the map of shards has a shard %d", shard)
+			return -1, nil, nil, fmt.Errorf("the map of shards has a shard %d", shard)
 		}
 	}
-	return got.Rows[0].Epoch, got.Rows[0].Shards, nil
+	return got.Rows[0].Epoch, got.Rows[0].Shards, got.Rows[0].Open, nil
 }
 
 // shardedQuery is a statement on the servers of a sharded source.
@@ -97,15 +98,15 @@ type scatteredQuery struct {
 // Describe implements Query.
 func (q *scatteredQuery) Describe(ctx context.Context) ([]Column, error) {
 	columns, err := q.shardedQuery.Describe(ctx)
-	if err == nil {
-		_, err = q.compare(ctx, columns)
+	if err == nil && q.order.Load() == nil {
+		_, err = q.compare(ctx, columns, nil, q.source.Widest() == mcp.ScopePublic)
 	}
 	return columns, err
 }
 
 // Run implements Query. All rows are of one moment of the map of shards: where that has changed meanwhile it begins anew.
 func (q *scatteredQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]byte, Outcome, error) {
-	order, err := q.compare(ctx, nil)
+	order, err := q.ordered(ctx, x.Caller)
 	if err != nil {
 		return dst, Outcome{}, err
 	}
@@ -146,40 +147,48 @@ func (q *scatteredQuery) Run(ctx context.Context, dst []byte, x *Execution) ([]b
 	}
 }
 
-// compare gives how the rows are put in order, having asked the databases what the text of the statement does not tell. columns are those of
-// the result, nil where they are not known yet.
-func (q *scatteredQuery) compare(ctx context.Context, columns []Column) ([]comparer, error) {
+// ordered gives how the rows are put in order.
+func (q *scatteredQuery) ordered(ctx context.Context, caller *mcp.Caller) ([]comparer, error) {
 	if known := q.order.Load(); known != nil {
 		return *known, nil
 	}
-	if columns == nil && len(q.gathering.order) > 0 {
+	var columns []Column
+	if len(q.gathering.order) > 0 {
 		var err error
 		if columns, err = q.shardedQuery.Describe(ctx); err != nil {
 			return nil, err
 		}
 	}
+	return q.compare(ctx, columns, caller, true)
+}
+
+// compare finds how rows of these columns are put in order, having asked the databases what the text of the statement does not tell. Where
+// db_settings depend on the caller, and there is none, what needs them is not asked: whole is false then.
+func (q *scatteredQuery) compare(ctx context.Context, columns []Column, caller *mcp.Caller, whole bool) ([]comparer, error) {
 	order, err := comparers(q.spec.Name, q.gathering.order, columns)
 	if err == nil {
 		err = q.functions(ctx)
 	}
-	if err == nil {
-		err = q.collations(ctx, order, columns)
+	if err == nil && whole {
+		err = q.collations(ctx, order, columns, caller)
 	}
 	if err != nil {
 		return nil, err
 	}
-	q.order.Store(&order)
+	if whole {
+		q.order.Store(&order)
+	}
 	return order, nil
 }
 
-// ask runs a statement of our own on a server, and gives the columns of its one row.
-func (q *scatteredQuery) ask(ctx context.Context, server int, spec Spec, args []mcp.Value) (map[string]*string, error) {
-	spec.Name, spec.Own = q.spec.Name, true
+// ask runs a statement on a server, and gives the columns of its one row.
+func (q *scatteredQuery) ask(ctx context.Context, server int, spec Spec, args []mcp.Value, caller *mcp.Caller) (map[string]*string, error) {
+	spec.Name = q.spec.Name
 	ask, err := q.source.servers[server].Compile(spec)
 	if err != nil {
 		return nil, err
 	}
-	out, _, err := ask.Run(ctx, nil, &Execution{Args: args, Primary: true})
+	out, _, err := ask.Run(ctx, nil, &Execution{Args: args, Primary: true, Caller: caller})
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +210,7 @@ func (q *scatteredQuery) functions(ctx context.Context) error {
 	}
 	for i := range q.source.servers {
 		found, err := q.ask(ctx, i, Spec{Text: "SELECT min(proname)::text AS name FROM pg_catalog.pg_proc WHERE prokind IN ('a', 'w') AND proname IN (SELECT pg_catalog.jsonb_array_elements_text(CAST(:names AS jsonb)))",
-			Params: []Param{{Name: "names", Type: "string"}}}, []mcp.Value{{Kind: mcp.KindText, Text: names}})
+			Params: []Param{{Name: "names", Type: "string"}}, Own: true}, []mcp.Value{{Kind: mcp.KindText, Text: names}}, nil)
 		if isUnavailable(err) && i+1 < len(q.source.servers) {
 			continue // they are alike
 		}
@@ -217,7 +226,7 @@ func (q *scatteredQuery) functions(ctx context.Context) error {
 }
 
 // collations has each server say under which collation it compares the texts that rows are ordered by: only that of bytes is known here.
-func (q *scatteredQuery) collations(ctx context.Context, order []comparer, columns []Column) error {
+func (q *scatteredQuery) collations(ctx context.Context, order []comparer, columns []Column, caller *mcp.Caller) error {
 	// Before version 15 every database had the C library's collations.
 	text := "SELECT (SELECT CASE WHEN coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', 'c') = 'c' THEN datcollate END FROM pg_catalog.pg_database d WHERE datname = current_database()) AS base"
 	var names []string
@@ -230,10 +239,10 @@ func (q *scatteredQuery) collations(ctx context.Context, order []comparer, colum
 	if len(names) == 0 {
 		return nil
 	}
-	// The statement itself is not run: no row of it is joined.
+	// The statement itself is not run, since no row of it is joined; but it is planned, for which its settings may be needed.
 	text += " FROM (\n" + q.spec.Text[:q.end] + "\n) q RIGHT JOIN (SELECT 1) one ON false"
 	for i := range q.source.servers {
-		found, err := q.ask(ctx, i, Spec{Text: text, Params: q.spec.Params}, make([]mcp.Value, len(q.spec.Params)))
+		found, err := q.ask(ctx, i, Spec{Text: text, Params: q.spec.Params, Hints: q.spec.Hints}, make([]mcp.Value, len(q.spec.Params)), caller)
 		if err != nil {
 			return err
 		}
