@@ -91,6 +91,39 @@ func TestACopyThatBreaks(t *testing.T) {
 	r.inOrder(t)
 }
 
+// A server that is gone for good in the middle of a move is told, and the move taken back as far as that goes.
+func TestAServerThatDies(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1, "plain")
+	gone, err := pgtest.New()
+	must(t, err)
+	defer gone.Stop()
+	must(t, gone.Exec("postgres", "CREATE ROLE plain LOGIN; CREATE SCHEMA own AUTHORIZATION plain; ALTER ROLE plain SET search_path = own; SET ROLE plain; SET search_path = own; "+schema))
+	r.cfg.Shards.Servers["b"] = sqldb.PostgresConfig{Primary: conf.Secret(strings.Replace(gone.URL("postgres"), "millrace:", "plain:", 1))}
+	must(t, r.server.Exec(r.databases[0], someCustomers))
+	r.install(t)
+	r.with(t, func(s *Servers) {
+		_, err := s.Move(t.Context(), all(), "b", func(step string) error {
+			if step == "copy orders" {
+				gone.Kill()
+			}
+			return nil
+		})
+		fails(t, err, "from a to b", "server b: it cannot be reached")
+	})
+	must(t, gone.Start())
+	r.with(t, func(s *Servers) {
+		st, err := s.status(t.Context())
+		must(t, err)
+		if st["a"][0] != here {
+			t.Errorf("the shards are %q on a", st["a"][0])
+		}
+		_, err = s.Move(t.Context(), all(), "b", nil)
+		must(t, err)
+	})
+	r.inOrder(t)
+}
+
 // Taking everything away after a move that was interrupted between the commits of the two servers leaves all rows.
 func TestRemoveAfterAnInterruptedMove(t *testing.T) {
 	t.Parallel()

@@ -118,7 +118,8 @@ const otherTimeouts = `SELECT count(set_config(name, '0', false)) FROM pg_settin
 // connect finds the server that takes writes. Where two say so nobody here knows which is right.
 func (o *server) connect(ctx context.Context) error {
 	failed := errors.New("none of its hosts takes writes")
-	o.conn, o.others = nil, -1
+	var found *pgconn.PgConn // o.conn stays what it is until there is another
+	others := -1
 	for _, url := range o.urls {
 		config, err := pgconn.ParseConfig(url.Reveal())
 		if err != nil {
@@ -129,7 +130,7 @@ func (o *server) connect(ctx context.Context) error {
 		for _, f := range config.Fallbacks {
 			hosts[fmt.Sprint(f.Host, f.Port)] = true
 		}
-		if o.others += len(hosts); len(hosts) > 1 {
+		if others += len(hosts); len(hosts) > 1 {
 			config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 		}
 		dialing, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -149,22 +150,26 @@ func (o *server) connect(ctx context.Context) error {
 			}
 			continue
 		}
-		if o.conn != nil {
+		if found != nil {
 			_ = conn.Close(ctx)
-			_ = o.conn.Close(ctx)
+			_ = found.Close(ctx)
 			return errors.New("two of its hosts take writes: leave one of them out of the file, or stop it")
 		}
-		o.conn = conn
+		found = conn
 	}
-	if o.conn == nil {
+	if found == nil {
 		return failed
 	}
-	r := query(ctx, o.conn, `SELECT quote_ident(current_schema()), current_setting('is_superuser') = 'on'`)
+	r := query(ctx, found, `SELECT quote_ident(current_schema()), current_setting('is_superuser') = 'on'`)
+	if r.err == nil {
+		r.err = query(ctx, found, otherTimeouts).err
+	}
 	if r.err != nil {
+		_ = found.Close(ctx)
 		return r.err
 	}
-	o.schema, o.role = r.rows[0][0], r.rows[0][1] == "t"
-	return query(ctx, o.conn, otherTimeouts).err
+	o.conn, o.others, o.schema, o.role = found, others, r.rows[0][0], r.rows[0][1] == "t"
+	return nil
 }
 
 // answer is what a statement gave, as text; NULL is "".
