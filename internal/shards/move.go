@@ -116,11 +116,34 @@ func (o *server) reserve(ctx context.Context) error {
 		return r.err
 	}
 	if r.rows[0][0] != "t" {
-		return errors.New("another move is under way")
+		return errReserved
 	}
 	o.reserved = true
 	return nil
 }
+
+// sessionPatience is for how long a server may take to see that a connection of ours has ended.
+const sessionPatience = 10 * time.Second
+
+// reserveAgain is for a new connection in the place of one that broke, whose session may not have ended there yet.
+func (o *server) reserveAgain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, sessionPatience)
+	defer cancel()
+	for {
+		err := o.reserve(ctx)
+		if !errors.Is(err, errReserved) {
+			return err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// errReserved is of a server where somebody else moves shards.
+var errReserved = errors.New("another move is under way")
 
 // move takes shards from a to b.
 type move struct {

@@ -213,7 +213,7 @@ func (o *server) tx(ctx context.Context, statements ...string) error {
 	if o.conn.IsClosed() { // as the other end of a copy that broke
 		err := o.connect(ctx)
 		if err == nil && o.reserved {
-			err = o.reserve(ctx)
+			err = o.reserveAgain(ctx)
 		}
 		if err != nil {
 			return fmt.Errorf("server %s: %w", o.name, err)

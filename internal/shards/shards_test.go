@@ -297,7 +297,7 @@ func (r *rig) inOrder(t testing.TB) {
 		p, err := s.Plan(t.Context(), nil)
 		must(t, err)
 		if len(p.Interrupted) > 0 || len(p.Nowhere) > 0 {
-			t.Errorf("shards %v are of a move, and %v nowhere", p.Interrupted, p.Nowhere)
+			t.Errorf("shards %s are of a move, and %s nowhere", ranges(p.Interrupted), ranges(p.Nowhere))
 		}
 		for _, o := range s.all {
 			for _, q := range []string{
