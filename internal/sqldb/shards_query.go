@@ -14,26 +14,6 @@ import (
 	"millrace/internal/mcp"
 )
 
-// parseShards reads the answer of a server's shards.
-func parseShards(out []byte) (epoch int64, shards []int, open []string, err error) {
-	var got struct {
-		Rows []struct {
-			Epoch  int64
-			Shards []int
-			Open   []string // tables without triggers
-		}
-	}
-	if err := json.Unmarshal(out, &got); err != nil || len(got.Rows) != 1 {
-		return -1, nil, nil, fmt.Errorf("the map of shards is not readable: %.80q", out)
-	}
-	for _, shard := range got.Rows[0].Shards {
-		if shard < 0 || shard >= ShardCount {
-			return -1, nil, nil, fmt.Errorf("the map of shards has a shard %d", shard)
-		}
-	}
-	return got.Rows[0].Epoch, got.Rows[0].Shards, got.Rows[0].Open, nil
-}
-
 // shardedQuery is a statement on the servers of a sharded source.
 type shardedQuery struct {
 	source *sharded
