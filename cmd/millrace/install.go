@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 
 	"millrace/internal/app"
@@ -15,8 +14,6 @@ type installCmd struct {
 func (c *installCmd) Run() error {
 	ctx, stop := untilSignal()
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, installTime)
-	defer cancel()
 	done, err := app.Install(ctx, c.Config, c.Source, c.Remove)
 	if err == nil {
 		fmt.Println("done: " + done)

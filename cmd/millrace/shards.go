@@ -15,9 +15,8 @@ type shardsCmd struct {
 }
 
 type shardsPlanCmd struct {
-	Source  string   `arg:"" help:"A source with shards:."`
-	Config  string   `help:"The configuration file." short:"c" required:"" placeholder:"FILE"`
-	Without []string `help:"Leave no shards on this server." placeholder:"SERVER"`
+	sourceFlags
+	Without []string `help:"Leave no shards on the server of this name; may be given several times."`
 	JSON    bool     `help:"Print JSON."`
 }
 
@@ -36,10 +35,9 @@ func (c *shardsPlanCmd) Run() error {
 }
 
 type shardsMoveCmd struct {
-	Source string `arg:"" help:"A source with shards:."`
+	sourceFlags
 	Shards string `arg:"" help:"Which: numbers and ranges, such as 0-99,512."`
 	To     string `arg:"" help:"The server that they go to."`
-	Config string `help:"The configuration file." short:"c" required:"" placeholder:"FILE"`
 }
 
 func (c *shardsMoveCmd) Run() error {

@@ -36,7 +36,7 @@ type Param struct {
 	Example string
 }
 
-// translate gives the statement as the engine gets it, and for each placeholder the index in Params.
+// translate gives the statement as the engine gets it, with $1… or ?1…, and for each of those the index in Params.
 func (st *Statement) translate(d sqldb.Dialect) (sql string, params []int, err error) {
 	own := make([]sqldb.Param, len(st.Params))
 	for i, p := range st.Params {

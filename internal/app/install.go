@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"millrace/internal/config"
 	"millrace/internal/sqldb"
@@ -31,6 +32,9 @@ func openSource(file, source string) (*config.Loaded, sqldb.Source, error) {
 	return loaded, db, err
 }
 
+// installTime bounds the making of a table, which may have to wait for locks. A source with shards takes as long as its indexes do.
+const installTime = time.Minute
+
 // Install makes in a source what the file needs there, or takes it away: the table of idempotency keys of its tools, or, on the servers of a
 // source with shards, the map of those. It says what it has done.
 func Install(ctx context.Context, file, source string, remove bool) (done string, err error) {
@@ -42,6 +46,8 @@ func Install(ctx context.Context, file, source string, remove bool) (done string
 	if cfg := loaded.Sources[source]; cfg.Shards != nil {
 		return installShards(ctx, source, cfg, remove)
 	}
+	ctx, cancel := context.WithTimeout(ctx, installTime)
+	defer cancel()
 	if remove {
 		return fmt.Sprintf("no idempotency keys are left in source %s", source), sqldb.RemoveOnce(ctx, db)
 	}

@@ -112,8 +112,8 @@ BEGIN
 	RETURN NULL;
 END
 $millrace$`, row, schema, settings, call("OLD"), call("NEW")),
-		"DROP TRIGGER IF EXISTS millrace_shard_row ON " + t.name,
-		"CREATE TRIGGER millrace_shard_row AFTER INSERT OR UPDATE OR DELETE ON " + t.name + " FOR EACH ROW EXECUTE FUNCTION " + row + "()",
+		"DROP TRIGGER IF EXISTS " + sqldb.ShardTrigger + " ON " + t.name,
+		"CREATE TRIGGER " + sqldb.ShardTrigger + " AFTER INSERT OR UPDATE OR DELETE ON " + t.name + " FOR EACH ROW EXECUTE FUNCTION " + row + "()",
 		"DROP TRIGGER IF EXISTS millrace_shard_truncate ON " + t.name,
 		"CREATE TRIGGER millrace_shard_truncate BEFORE TRUNCATE ON " + t.name + " FOR EACH STATEMENT EXECUTE FUNCTION millrace_shard_truncate()",
 	}
@@ -269,7 +269,7 @@ func (s *Servers) Remove(ctx context.Context) error {
 			name := quote(t.Table)
 			r := query(ctx, o.conn, "SELECT to_regclass($1) IS NOT NULL", name)
 			if r.err == nil && r.rows[0][0] == "t" {
-				statements = append(statements, "DROP TRIGGER IF EXISTS millrace_shard_row ON "+name, "DROP TRIGGER IF EXISTS millrace_shard_truncate ON "+name)
+				statements = append(statements, "DROP TRIGGER IF EXISTS "+sqldb.ShardTrigger+" ON "+name, "DROP TRIGGER IF EXISTS millrace_shard_truncate ON "+name)
 			}
 			statements = append(statements, "DROP FUNCTION IF EXISTS "+quote(short("millrace_row_", t.Table))+"()",
 				"DROP INDEX IF EXISTS "+quote(short("millrace_shard_", t.Table)))

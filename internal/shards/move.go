@@ -41,7 +41,7 @@ type Moved struct {
 	Shards   []int
 	Rows     int64
 	Changes  int64         // that were made while the rows were copied
-	Paused   time.Duration // for how long writes of those shards waited
+	Paused   time.Duration // for how long writes of those shards waited at the switch at most, those behind the lock that it waited for included
 	Lagging  bool          // a replica did not say in time that it knows
 }
 
@@ -148,8 +148,9 @@ var errReserved = errors.New("another move is under way")
 // move takes shards from a to b.
 type move struct {
 	Moved
-	a, b *server
-	step func(string) error
+	a, b    *server
+	step    func(string) error
+	locking time.Time // when lock began to keep writers waiting
 }
 
 func (m *move) at(name string) error {
@@ -235,6 +236,7 @@ func (m *move) prepare(ctx context.Context) error {
 func (m *move) lock(ctx context.Context) error {
 	slices.Sort(m.Shards)
 	for try := 1; ; try++ {
+		m.locking = time.Now()
 		err := m.a.exec(ctx, "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE", "SET LOCAL statement_timeout = '"+lockPatience+"'",
 			fmt.Sprintf("SELECT pg_advisory_xact_lock(%d, n) FROM unnest(%s) n", lockClass, list(m.Shards)), "SET LOCAL statement_timeout = 0")
 		if err == nil {
@@ -349,7 +351,7 @@ func (m *move) change(ctx context.Context) (left bool, err error) {
 	if err := m.lock(ctx); err != nil {
 		return false, err
 	}
-	began := time.Now()
+	defer func() { m.Paused = max(m.Paused, time.Since(m.locking)) }() // the one before the rollback, if it comes to that
 	for n := 1; n > 0; {
 		if n, err = m.catchUp(ctx); err != nil {
 			return false, err
@@ -395,7 +397,8 @@ func (m *move) change(ctx context.Context) (left bool, err error) {
 	if err := m.b.exec(ctx, "COMMIT"); err != nil {
 		return true, fmt.Errorf("the shards have left %s and are not served on %s yet, run the move again: %w", m.a.name, m.b.name, err)
 	}
-	m.Paused = time.Since(began)
+	m.Paused = max(m.Paused, time.Since(m.locking))
+	m.locking = time.Now() // nobody waits for what is left
 	return true, m.b.forget(ctx)
 }
 

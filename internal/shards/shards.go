@@ -264,7 +264,7 @@ func (t *table) like(o *table) bool {
 // guarded tells whether the tables have the triggers by which a move hears of changes.
 func (o *server) guarded(ctx context.Context) error {
 	for _, t := range o.tables {
-		r := query(ctx, o.conn, "SELECT count(*) FROM pg_trigger WHERE tgrelid = $1::regclass AND tgname IN ('millrace_shard_row', 'millrace_shard_truncate') AND tgenabled IN ('O', 'A')", t.name)
+		r := query(ctx, o.conn, "SELECT count(*) FROM pg_trigger WHERE tgrelid = $1::regclass AND tgname IN ($2, 'millrace_shard_truncate') AND tgenabled IN ('O', 'A')", t.name, sqldb.ShardTrigger)
 		if r.err != nil {
 			return fmt.Errorf("server %s: %w", o.name, r.err)
 		}
