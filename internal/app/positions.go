@@ -21,8 +21,9 @@ type positionBus struct {
 	member *redis.Member
 	find   func(source string) []sqldb.Replicated // "" for all
 
-	mu   sync.Mutex        // guards owed
-	owed map[string]uint64 // positions that could not be told, by source
+	mu      sync.Mutex        // guards what follows
+	owed    map[string]uint64 // positions that could not be told, by source
+	failing time.Time         // since when none could be; zero where the last one could
 }
 
 func newPositionBus(cfg redis.Config, find func(string) []sqldb.Replicated, log *slog.Logger) (*positionBus, error) {
@@ -48,11 +49,32 @@ type sourcePositions struct {
 	source string
 }
 
+// tellFor is for how long positions are told again and again, from when Redis began to fail, before writes do not wait for it any more. A
+// connection that broke is back by then; and an answer that comes late to a process that had to wait for a processor says nothing of the others,
+// who hear each other meanwhile.
+const tellFor = time.Second
+
 // Tell implements sqldb.Others.
 func (p sourcePositions) Tell(key sqldb.PositionKey, lsn uint64) {
-	if p.announce(p.source, key, lsn) != nil {
-		p.owe(p.source, lsn)
+	for range tellFor / redis.Lease { // what fails takes a Lease
+		began := time.Now()
+		failed := p.announce(p.source, key, lsn) != nil
+		p.mu.Lock()
+		if !failed {
+			p.failing = time.Time{}
+		} else if p.failing.IsZero() {
+			p.failing = began
+		}
+		over := time.Since(p.failing) > tellFor
+		p.mu.Unlock()
+		if !failed {
+			return
+		}
+		if over {
+			break
+		}
 	}
+	p.owe(p.source, lsn)
 }
 
 func (b *positionBus) owe(source string, lsn uint64) {

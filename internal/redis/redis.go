@@ -84,6 +84,7 @@ const (
 	dialTime  = time.Second
 	writeTime = 2 * time.Second // also how long a connection may be silent, though it is asked each second
 	again     = 250 * time.Millisecond
+	openTime  = 2 * time.Second // for the first connection, before the server goes on without it
 )
 
 // options gives what the library is told. The error is a fault with the whole path of its key.
@@ -117,8 +118,9 @@ func (c *Config) CheckFiles() error {
 	return err
 }
 
-// Open makes a client of cfg, which has been validated. A server that cannot be reached is no error; a file that cannot be
-// read is: a conf.Faults.
+// Open makes a client of cfg, which has been validated. It waits for the first attempt to connect, openTime at most: who writes before could
+// tell no other process of it, though those can hear. A server that cannot be reached is no error; a file that cannot be read is: a
+// conf.Faults.
 func Open(cfg Config, log *slog.Logger) (*Client, error) {
 	opts, err := cfg.options()
 	if err != nil {
@@ -126,18 +128,24 @@ func Open(cfg Config, log *slog.Logger) (*Client, error) {
 	}
 	c := &Client{prefix: cfg.Prefix, log: log, ready: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.work.Go(func() { c.connect(opts) })
+	tried := make(chan struct{})
+	c.work.Go(func() { c.connect(opts, sync.OnceFunc(func() { close(tried) })) })
+	select {
+	case <-tried:
+	case <-time.After(openTime):
+	}
 	return c, nil
 }
 
-// connect goes on until it has reached a server once; from then on the library does.
-func (c *Client) connect(opts valkey.ClientOption) {
+// connect goes on until it has reached a server once; from then on the library does. It calls tried after each attempt.
+func (c *Client) connect(opts valkey.ClientOption, tried func()) {
 	told := false
 	for {
 		conn, err := valkey.NewClient(opts)
 		if err == nil {
 			c.conn.Store(&conn)
 			close(c.ready)
+			tried()
 			if told {
 				c.log.Info("Redis is there")
 			}
@@ -148,6 +156,7 @@ func (c *Client) connect(opts valkey.ClientOption) {
 			told = true
 			c.log.Warn("Redis cannot be reached yet: the server goes on without it", "error", err)
 		}
+		tried()
 		select {
 		case <-time.After(again):
 		case <-c.ctx.Done():

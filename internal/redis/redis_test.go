@@ -2,11 +2,11 @@ package redis
 
 import (
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
 	"testing"
-
-	"millrace/internal/polltest"
+	"time"
 )
 
 // lines is a log.
@@ -38,18 +38,39 @@ func TestEvictionIsToldOf(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		polltest.Until(t, "a connection", func() bool {
-			select {
-			case <-c.Ready():
-				return true
-			default:
-				return false
-			}
-		})
+		select {
+		case <-c.Ready():
+		default:
+			t.Error("it is open, and has reached no server")
+		}
 		c.work.Wait() // it has looked then
 		c.Close()
 		if n := strings.Count(log.String(), "set maxmemory-policy to volatile-lfu"); n != want {
 			t.Errorf("%s: told %d times: %s", policy, n, log.String())
 		}
+	}
+}
+
+// A server that takes connections and says nothing holds nobody up for long.
+func TestAServerThatSaysNothing(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cfg := DefaultConfig()
+	cfg.Nodes = []string{l.Addr().String()}
+	began := time.Now()
+	c, err := Open(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if took := time.Since(began); took > 10*openTime {
+		t.Errorf("it was waited for for %v", took)
+	}
+	if _, err := c.Conn(); err != ErrAway {
+		t.Errorf("it has a connection, %v", err)
 	}
 }
