@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -23,44 +22,18 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if s := started.Load(); s != nil {
-		s.Stop()
-	}
-	if s := startedRedis.Load(); s != nil {
-		s.Stop()
-	}
-	if code == 0 {
-		if err := goleak.Find(goleak.IgnoreAnyFunction("github.com/valkey-io/valkey-go.(*call).DelayDo.func1")); err != nil {
-			os.Stderr.WriteString(err.Error() + "\n")
-			code = 1
+	stop := func() {
+		if s := startedRedis.Load(); s != nil {
+			s.Stop()
 		}
 	}
-	os.Exit(code)
+	pgtest.Main(m, stop, goleak.IgnoreAnyFunction("github.com/valkey-io/valkey-go.(*call).DelayDo.func1"))
 }
-
-// started is the PostgreSQL of this test binary, nil while no test has needed it.
-var started atomic.Pointer[pgtest.Server]
-
-var server = sync.OnceValues(func() (*pgtest.Server, error) {
-	s, err := pgtest.New()
-	started.Store(s)
-	return s, err
-})
-
-var databases atomic.Int64
 
 // newDatabase gives the URL of a database of the test's own.
 func newDatabase(t *testing.T) string {
 	t.Helper()
-	s, err := server()
-	if err != nil {
-		t.Fatal(err)
-	}
-	name := fmt.Sprintf("t%d", databases.Add(1))
-	if err := s.Exec("postgres", "CREATE DATABASE "+name); err != nil {
-		t.Fatal(err)
-	}
+	s, name := pgtest.NewDatabase(t, "")
 	return s.URL(name)
 }
 

@@ -205,6 +205,8 @@ func TestInstallUnderWhoFollows(t *testing.T) {
 	})
 }
 
+var guests atomic.Int64
+
 // Triggers run as who installed them, and nobody else can have them do something else.
 func TestTriggersMeanTheirOwnTables(t *testing.T) {
 	t.Parallel()
@@ -212,7 +214,7 @@ func TestTriggersMeanTheirOwnTables(t *testing.T) {
 	install(t, s, items)
 	h, _ := follow(t, s, items)
 	h.await(t, 1)
-	role := fmt.Sprintf("guest%d", databases.Add(1))
+	role := fmt.Sprintf("guest%d", guests.Add(1))
 	script(t, s, "CREATE ROLE "+role, "GRANT INSERT ON items TO "+role)
 	guest := session(t, url)
 	must(t, guest("SET ROLE "+role))

@@ -10,38 +10,15 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 
 	"millrace/internal/conf"
 	"millrace/internal/pgtest"
 	"millrace/internal/sqldb"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if s := started.Load(); s != nil {
-		s.Stop()
-	}
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			os.Stderr.WriteString(err.Error() + "\n")
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
-
-var started atomic.Pointer[pgtest.Server]
-
-var server = sync.OnceValues(func() (*pgtest.Server, error) {
-	s, err := pgtest.New()
-	started.Store(s)
-	return s, err
-})
+func TestMain(m *testing.M) { pgtest.Main(m, nil) }
 
 // onEach runs f on a new database of each kind, with a table of items in it.
 func onEach(t *testing.T, f func(t *testing.T, source sqldb.Source)) {
@@ -60,18 +37,9 @@ func onEach(t *testing.T, f func(t *testing.T, source sqldb.Source)) {
 	})
 }
 
-var databases atomic.Int64
-
 func newDatabase(t *testing.T) string {
 	t.Helper()
-	s, err := server()
-	if err != nil {
-		t.Fatal(err)
-	}
-	name := fmt.Sprintf("t%d", databases.Add(1))
-	if err := s.Exec("postgres", "CREATE DATABASE "+name); err != nil {
-		t.Fatal(err)
-	}
+	s, name := pgtest.NewDatabase(t, "")
 	return s.URL(name)
 }
 

@@ -7,15 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 
 	"millrace/internal/conf"
 	"millrace/internal/mcp"
@@ -25,31 +22,16 @@ import (
 
 var operations = flag.Int("shards.operations", 8000, "how many random operations are held against a database that is not sharded")
 
-// started is the server of this test binary, nil while no test has needed it. Each shard server of a test is a database of its own on it.
-var started atomic.Pointer[pgtest.Server]
+func TestMain(m *testing.M) { pgtest.Main(m, nil) }
 
+// postgres is the server of all tests. Each shard server of a test is a database of its own on it.
 var postgres = sync.OnceValues(func() (*pgtest.Server, error) {
-	s, err := pgtest.New()
-	started.Store(s)
+	s, err := pgtest.Shared()
 	if err == nil {
 		err = s.Exec("postgres", "CREATE ROLE plain LOGIN")
 	}
 	return s, err
 })
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if s := started.Load(); s != nil {
-		s.Stop()
-	}
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			os.Stderr.WriteString(err.Error() + "\n")
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
 
 const schema = `CREATE TABLE customers (id bigint PRIMARY KEY, owner integer NOT NULL, name text NOT NULL, note text, twice bigint GENERATED ALWAYS AS (id * 2) STORED);
 	CREATE TABLE orders (customer_id bigint NOT NULL REFERENCES customers, id bigint, owner integer NOT NULL, amount numeric(12,2), at timestamptz NOT NULL, tags text[] NOT NULL DEFAULT '{}',

@@ -1,20 +1,9 @@
 package sqldb
 
 import (
-	"os"
 	"testing"
 
-	"go.uber.org/goleak"
+	"millrace/internal/pgtest"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	stopServers()
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			os.Stderr.WriteString(err.Error() + "\n")
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { pgtest.Main(m, nil) }

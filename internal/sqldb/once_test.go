@@ -18,6 +18,7 @@ import (
 
 	"millrace/internal/conf"
 	"millrace/internal/mcp"
+	"millrace/internal/pgtest"
 	"millrace/internal/polltest"
 )
 
@@ -45,7 +46,7 @@ func onBoth(t *testing.T, f func(t *testing.T, sources [2]Source, run func(sql s
 		a, name := postgres(t, `DO $$ BEGIN CREATE ROLE writer_of_n; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
 			CREATE TABLE n (id bigint GENERATED ALWAYS AS IDENTITY, v text CHECK (v <> 'bad')); GRANT ALL ON n TO writer_of_n`, change)
 		cfg := a.cfg
-		cfg.Postgres = &PostgresConfig{Primary: conf.Secret(started.Load().URL(name))}
+		cfg.Postgres = &PostgresConfig{Primary: conf.Secret(sharedURL(name))}
 		b, err := New("pg", cfg, a.log)
 		if err != nil {
 			t.Fatal(err)
@@ -244,7 +245,7 @@ func TestOnceTellsWhatIsUnknown(t *testing.T) {
 	if err := InstallOnce(t.Context(), direct); err != nil {
 		t.Fatal(err)
 	}
-	to, err := url.Parse(started.Load().URL(name))
+	to, err := url.Parse(sharedURL(name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,10 +280,11 @@ func TestSweepSparesWhatIsClaimedAnew(t *testing.T) {
 	if err := InstallOnce(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
-	if err := started.Load().Exec(name, "INSERT INTO millrace_idempotency SELECT 'k' || i, '', '{}', now() - interval '1 hour' FROM generate_series(1, 2) AS i"); err != nil {
+	server, _ := pgtest.Shared()
+	if err := server.Exec(name, "INSERT INTO millrace_idempotency SELECT 'k' || i, '', '{}', now() - interval '1 hour' FROM generate_series(1, 2) AS i"); err != nil {
 		t.Fatal(err)
 	}
-	c, err := pgconn.Connect(t.Context(), started.Load().URL(name))
+	c, err := pgconn.Connect(t.Context(), sharedURL(name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -354,7 +356,7 @@ func TestOnceWaitsWithoutAPlace(t *testing.T) {
 	if err := InstallOnce(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
-	c, err := pgconn.Connect(t.Context(), started.Load().URL(name))
+	c, err := pgconn.Connect(t.Context(), sharedURL(name))
 	if err != nil {
 		t.Fatal(err)
 	}

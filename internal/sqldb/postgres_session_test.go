@@ -11,6 +11,7 @@ import (
 
 	"millrace/internal/conf"
 	"millrace/internal/mcp"
+	"millrace/internal/pgtest"
 )
 
 func oneConnection(c *Config) { c.Pool.Size, c.Pool.Overflow = 1, 0 }
@@ -142,7 +143,7 @@ func TestPostgresWriteOnDeadConnection(t *testing.T) {
 	if _, _, err := pgRun(t, s, ReadOnly, "SELECT 1 AS x"); err != nil {
 		t.Fatal(err)
 	}
-	server, _ := server()
+	server, _ := pgtest.Shared()
 	if err := server.Exec("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '"+name+"'"); err != nil {
 		t.Fatal(err)
 	}

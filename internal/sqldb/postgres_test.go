@@ -3,11 +3,8 @@ package sqldb
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,39 +13,10 @@ import (
 	"millrace/internal/pgtest"
 )
 
-var databases atomic.Int64
-
-// started is the server of this test binary, nil while no test has needed it.
-var started atomic.Pointer[pgtest.Server]
-
-var server = sync.OnceValues(func() (*pgtest.Server, error) {
-	s, err := pgtest.New()
-	started.Store(s)
-	return s, err
-})
-
-func stopServers() {
-	if s := started.Load(); s != nil {
-		s.Stop()
-	}
-}
-
 // postgres gives a source on a database of the test's own, made by sql.
 func postgres(t testing.TB, sql string, change ...func(*Config)) (*postgresSource, string) {
 	t.Helper()
-	s, err := server()
-	if err != nil {
-		t.Fatal(err)
-	}
-	name := fmt.Sprintf("t%d_", databases.Add(1)) + strings.ToLower(strings.NewReplacer("/", "_", "#", "_").Replace(t.Name()))
-	if err := s.Exec("postgres", "CREATE DATABASE "+name); err != nil {
-		t.Fatal(err)
-	}
-	if sql != "" {
-		if err := s.Exec(name, sql); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s, name := pgtest.NewDatabase(t, sql)
 	cfg := DefaultConfig()
 	cfg.Postgres = &PostgresConfig{Primary: conf.Secret(s.URL(name))}
 	for _, f := range change {
@@ -60,6 +28,12 @@ func postgres(t testing.TB, sql string, change ...func(*Config)) (*postgresSourc
 	}
 	t.Cleanup(func() { src.Close() })
 	return src.(*postgresSource), name
+}
+
+// sharedURL gives the URL of a database that postgres has made.
+func sharedURL(database string) string {
+	s, _ := pgtest.Shared()
+	return s.URL(database)
 }
 
 func pgRun(t testing.TB, s Source, mode Mode, text string, args ...mcp.Value) (string, Outcome, error) {
@@ -272,7 +246,7 @@ func TestPostgresSurvivesChangedTables(t *testing.T) {
 		if err != nil || string(out) != want {
 			t.Errorf("got %s, %v; want %s", out, err, want)
 		}
-		srv, _ := server()
+		srv, _ := pgtest.Shared()
 		if err := srv.Exec(name, "ALTER TABLE t ADD COLUMN IF NOT EXISTS b text"); err != nil {
 			t.Fatal(err)
 		}

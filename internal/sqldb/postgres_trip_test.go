@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"millrace/internal/mcp"
+	"millrace/internal/pgtest"
 )
 
 // call is one read of a shared trip, and what came of it.
@@ -213,7 +214,7 @@ func TestTripStopsForASlowOne(t *testing.T) {
 		together(t, s, calls...)
 	}()
 	// The slow one runs alone once the trip has been stopped; only then it is cancelled.
-	server, _ := server()
+	server, _ := pgtest.Shared()
 	deadline := time.Now().Add(20 * time.Second)
 	for q.(*pgQuery).aloneUntil.Load() == 0 {
 		if time.Now().After(deadline) {
@@ -287,7 +288,7 @@ func TestTripWithDeallocatedStatements(t *testing.T) {
 func TestTripWithChangedTables(t *testing.T) {
 	t.Parallel()
 	s, name := postgres(t, `CREATE TABLE t (a int); INSERT INTO t VALUES (1)`)
-	server, _ := server()
+	server, _ := pgtest.Shared()
 	star := pgCompile(t, s, ReadOnly, "SELECT *, :a AS v FROM t", 1)
 	other := pgCompile(t, s, ReadOnly, "SELECT :a AS v", 1)
 	for i, want := range []string{`{"a":1,"v":"x"}`, `{"a":1,"b":null,"v":"x"}`, `{"a":1,"b":null,"c":null,"v":"x"}`} {

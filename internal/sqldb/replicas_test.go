@@ -384,7 +384,7 @@ func TestReadsWithoutThePrimary(t *testing.T) {
 // A server that is no replica of the primary is never read from.
 func TestAnotherServerIsNoReplica(t *testing.T) {
 	r := newReplication(t, nil)
-	other, err := server()
+	other, err := pgtest.Shared()
 	if err != nil {
 		t.Fatal(err)
 	}
