@@ -21,7 +21,7 @@ import (
 type BatchingConfig struct {
 	MaxSize     int           `yaml:"max_size" desc:"Calls of a tool with batch: that one statement serves at most."`
 	MaxWait     conf.Duration `yaml:"max_wait" desc:"How long a call waits for others at most. It waits only while parallelism statements like its own are under way."`
-	Parallelism int           `yaml:"parallelism" desc:"Statements like a call's own that may be under way before it waits for company."`
+	Parallelism int           `yaml:"parallelism" desc:"Statements like a call's own that may be under way before it waits for company; of quick ones three at most."`
 }
 
 // DefaultBatching gives the defaults.
@@ -50,7 +50,7 @@ type Batch struct {
 	Observe func(runs int) // is told how many runs each statement served; nil for nobody
 }
 
-// batcher joins runs of one statement. A run leaves at once, by itself, while fewer than Parallelism statements of its lane are under way:
+// batcher joins runs of one statement. A run leaves at once, by itself, while fewer statements of its lane than most are under way:
 // with one caller nothing is different. Else it waits, and leaves with all that wait when one of those returns, in one statement: a join of their
 // keys with the tool's own statement, whose rows are told apart by the number of the key.
 type batcher struct {
@@ -116,7 +116,7 @@ func (b *batcher) run(ctx context.Context, dst []byte, x *Execution, limits *bou
 		l = &lane{key: key}
 		b.lanes[key] = l
 	}
-	if l.running < b.cfg.Parallelism {
+	if l.running < b.most() {
 		l.running++
 		b.mu.Unlock()
 		defer b.returned(l)
@@ -160,6 +160,15 @@ func (b *batcher) run(ctx context.Context, dst []byte, x *Execution, limits *bou
 	return append(dst, p.rows.end()...), Outcome{Rows: p.rows.n, Truncated: p.rows.truncated}, nil
 }
 
+// most is how many statements of a lane may be under way before others wait for company. Quick ones share round trips too, of which there are few:
+// more would not run side by side, but wait for each other with less in each.
+func (b *batcher) most() int {
+	if b.q.quick() {
+		return min(b.cfg.Parallelism, mostTrips)
+	}
+	return b.cfg.Parallelism
+}
+
 func (b *batcher) observe(runs int) {
 	if b.cfg.Observe != nil {
 		b.cfg.Observe(runs)
@@ -199,7 +208,7 @@ func (l *lane) impatient() time.Time {
 func (b *batcher) returned(l *lane) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if l.running <= b.cfg.Parallelism && b.depart(l) {
+	if l.running <= b.most() && b.depart(l) {
 		return
 	}
 	if l.running--; l.running == 0 {

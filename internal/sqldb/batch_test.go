@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -286,20 +287,55 @@ func TestBatchesThatCannotBe(t *testing.T) {
 	}
 }
 
-// BenchmarkBatch reads rows by their key for 64 callers: each in a round trip of its own, in shared ones, and in batches, with their bounds as they are and few at a time.
+// Quick statements of a lane are few at a time, whatever there may be: more would only be smaller. Slow ones, and those that were never measured, are as
+// many as there may be.
+func TestQuickBatchesAreFew(t *testing.T) {
+	t.Parallel()
+	s, _ := postgres(t, things)
+	for _, c := range []struct {
+		took        time.Duration
+		parallelism int
+		want        int
+	}{{0, 16, 16}, {rideCost, 16, mostTrips}, {rideCost, 2, 2}, {rideCost + time.Millisecond, 16, 16}, {rideCost + time.Millisecond, 2, 2}} {
+		q := batched(t, s, Spec{Text: "SELECT name FROM things WHERE id = :id", Params: []Param{{Name: "id", Type: "integer"}}}, nil, func(b *Batch) { b.Parallelism = c.parallelism })
+		q.(*pgQuery).took.ns.Store(int64(c.took))
+		s.trips.quickest.ns.Store(1)
+		b, x := q.(*pgQuery).batch, &Execution{Args: ints(7)}
+		l := &lane{key: b.laneOf(x), running: c.want}
+		b.lanes[l.key] = l
+		done := make(chan error, 1)
+		go func() {
+			_, _, err := q.Run(t.Context(), nil, x)
+			done <- err
+		}()
+		polltest.Until(t, "it waits", func() bool { return b.queued() == 1 })
+		b.returned(l) // and it leaves
+		if err := <-done; err != nil {
+			t.Errorf("%+v: %v", c, err)
+		}
+		b.mu.Lock()
+		if l.running != c.want-1 || c.want > 1 && b.lanes[l.key] != l {
+			t.Errorf("%+v: %d are under way", c, l.running)
+		}
+		b.mu.Unlock()
+		q.(*pgQuery).took.ns.Store(int64(c.took))
+		if _, _, err := q.Run(t.Context(), nil, x); err != nil || b.queued() > 0 { // one less, and nobody waits
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+// BenchmarkBatch reads rows by their key for 64 callers: each in a round trip of its own, in shared ones, and in batches.
 func BenchmarkBatch(b *testing.B) {
 	s, _ := postgres(b, things+"; ANALYZE things")
 	spec := Spec{Name: "tool", Text: "SELECT id, tenant, name FROM things WHERE id = :id", Params: []Param{{Name: "id", Type: "integer"}}, Mode: ReadOnly, MaxRows: 100, MaxBytes: 1 << 20}
 	many := spec
 	many.Batch = &Batch{BatchingConfig: DefaultBatching(), By: 0}
-	few := many
-	few.Batch = &Batch{BatchingConfig: DefaultBatching(), By: 0}
-	few.Batch.Parallelism = 2
 	for _, c := range []struct {
 		name  string
 		spec  Spec
 		alone bool
-	}{{"alone", spec, true}, {"shared", spec, false}, {"batched", many, false}, {"batched, parallelism 2", few, false}} {
+	}{{"alone", spec, true}, {"shared", spec, false}, {"batched", many, false}} {
 		b.Run(c.name, func(b *testing.B) {
 			q := compile(b, s, c.spec)
 			if c.alone {
@@ -308,6 +344,7 @@ func BenchmarkBatch(b *testing.B) {
 			var left atomic.Int64
 			left.Store(int64(b.N))
 			var callers sync.WaitGroup
+			took := make([][]time.Duration, 64)
 			b.ReportAllocs()
 			b.ResetTimer()
 			for n := range int64(64) {
@@ -315,7 +352,9 @@ func BenchmarkBatch(b *testing.B) {
 					x, buf := &Execution{Args: ints(0)}, []byte(nil)
 					for id := n; left.Add(-1) >= 0; id += 64 {
 						x.Args[0].Int = id%500 + 1
+						began := time.Now()
 						out, outcome, err := q.Run(context.Background(), buf[:0], x)
+						took[n] = append(took[n], time.Since(began))
 						if err != nil || outcome.Rows != 1 {
 							b.Errorf("%s, %v", out, err)
 							return
@@ -326,6 +365,9 @@ func BenchmarkBatch(b *testing.B) {
 			}
 			callers.Wait()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+			all := slices.Concat(took...)
+			slices.Sort(all)
+			b.ReportMetric(float64(all[len(all)*95/100].Nanoseconds())/1e3, "p95-us")
 		})
 	}
 }

@@ -102,10 +102,15 @@ func (r *rider) free() {
 	riders.Put(r)
 }
 
-// shares tells whether a run may share its round trip. A statement that was never measured may be slow.
-func (q *pgQuery) shares(x *Execution) bool {
+// quick tells whether the statement takes hardly longer than the way there and back. One that was never measured may be slow.
+func (q *pgQuery) quick() bool {
 	took := q.took.get()
-	if q.spec.Mode != ReadOnly || q.locks || took == 0 || took-q.source.trips.quickest.get() > rideCost || x.Progress != nil {
+	return took > 0 && took-q.source.trips.quickest.get() <= rideCost
+}
+
+// shares tells whether a run may share its round trip.
+func (q *pgQuery) shares(x *Execution) bool {
+	if q.spec.Mode != ReadOnly || q.locks || !q.quick() || x.Progress != nil {
 		return false
 	}
 	size := 0
