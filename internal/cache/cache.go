@@ -130,10 +130,11 @@ func (c *Cache) Close() {
 			c.l2.close()
 		}
 		if c.l3 != nil {
-			for _, e := range c.l1.entries.All() {
-				c.tell(e)
-			}
-			c.l3.close()
+			c.l3.close(func() {
+				for _, e := range c.l1.entries.All() {
+					c.tell(e)
+				}
+			})
 		}
 	})
 }

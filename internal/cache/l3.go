@@ -124,11 +124,12 @@ func newL3(cfg L3Config, every time.Duration, db Database, tags *Tags, count Cou
 	return l, nil
 }
 
-// close writes what waits, within a bounded time.
-func (l *L3) close() {
+// close writes what waits, within a bounded time, and then the hits that tell tells.
+func (l *L3) close(tell func()) {
 	close(l.stop)
 	l.done.Wait()
-	l.countHits() // of entries that are there by now
+	tell() // not before: hits of what is not there yet would be lost
+	l.countHits()
 	if l.owes() && l.changed(nil) != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), l3Time)
 		defer cancel()
