@@ -82,6 +82,7 @@ func Check(ctx context.Context, file string, connect bool) (conf.Faults, error) 
 
 // redisAnswers waits a little for a server of Redis.
 func redisAnswers(ctx context.Context, cfg redis.Config) error {
+	over := time.After(3 * time.Second)
 	c, err := redis.Open(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil // a file of it, which is told elsewhere
@@ -90,7 +91,7 @@ func redisAnswers(ctx context.Context, cfg redis.Config) error {
 	select {
 	case <-c.Ready():
 		return nil
-	case <-time.After(3 * time.Second):
+	case <-over:
 		return errors.New("no server answers as it should within 3 s")
 	case <-ctx.Done():
 		return ctx.Err()

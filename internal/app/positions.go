@@ -23,7 +23,7 @@ type positionBus struct {
 
 	mu      sync.Mutex        // guards what follows
 	owed    map[string]uint64 // positions that could not be told, by source
-	failing time.Time         // since when none could be; zero where the last one could
+	failing time.Time         // since when none could be told; zero where the last one could
 }
 
 func newPositionBus(cfg redis.Config, find func(string) []sqldb.Replicated, log *slog.Logger) (*positionBus, error) {
@@ -49,7 +49,7 @@ type sourcePositions struct {
 	source string
 }
 
-// tellFor is for how long positions are told again and again, from when Redis began to fail, before writes do not wait for it any more. A
+// tellFor is for how long positions are told again and again, from the first that could not be told, before writes do not wait for it any more. A
 // connection that broke is back by then; and an answer that comes late to a process that had to wait for a processor says nothing of the others,
 // who hear each other meanwhile.
 const tellFor = time.Second
@@ -57,19 +57,12 @@ const tellFor = time.Second
 // Tell implements sqldb.Others.
 func (p sourcePositions) Tell(key sqldb.PositionKey, lsn uint64) {
 	for range tellFor / redis.Lease { // what fails takes a Lease
-		began := time.Now()
-		failed := p.announce(p.source, key, lsn) != nil
-		p.mu.Lock()
-		if !failed {
-			p.failing = time.Time{}
-		} else if p.failing.IsZero() {
-			p.failing = began
-		}
-		over := time.Since(p.failing) > tellFor
-		p.mu.Unlock()
-		if !failed {
+		if p.announce(p.source, key, lsn) == nil {
 			return
 		}
+		p.mu.Lock()
+		over := time.Since(p.failing) > tellFor
+		p.mu.Unlock()
 		if over {
 			break
 		}
@@ -90,9 +83,18 @@ func (p sourcePositions) Sure() bool { return p.member.Holds(time.Now()) }
 var announcePosition = redis.NewScript("return {}")
 
 func (b *positionBus) announce(source string, key sqldb.PositionKey, lsn uint64) error {
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), redis.Lease)
 	defer cancel()
 	_, err := b.member.Announce(ctx, announcePosition, nil, nil, hex.EncodeToString(key[:])+" "+strconv.FormatUint(lsn, 10)+" "+source, true)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case err == nil:
+		b.failing = time.Time{}
+	case b.failing.IsZero():
+		b.failing = began
+	}
 	return err
 }
 

@@ -121,31 +121,33 @@ func (c *Config) CheckFiles() error {
 // Open makes a client of cfg, which has been validated. It waits for the first attempt to connect, openTime at most: who writes before could
 // tell no other process of it, though those can hear. A server that cannot be reached is no error; a file that cannot be read is: a
 // conf.Faults.
-func Open(cfg Config, log *slog.Logger) (*Client, error) {
+func Open(cfg Config, log *slog.Logger) (*Client, error) { return openWithin(cfg, log, openTime) }
+
+func openWithin(cfg Config, log *slog.Logger, most time.Duration) (*Client, error) {
 	opts, err := cfg.options()
 	if err != nil {
 		return nil, err
 	}
 	c := &Client{prefix: cfg.Prefix, log: log, ready: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	tried := make(chan struct{})
-	c.work.Go(func() { c.connect(opts, sync.OnceFunc(func() { close(tried) })) })
+	failed := make(chan struct{})
+	c.work.Go(func() { c.connect(opts, failed) })
 	select {
-	case <-tried:
-	case <-time.After(openTime):
+	case <-c.ready:
+	case <-failed:
+	case <-time.After(most):
 	}
 	return c, nil
 }
 
-// connect goes on until it has reached a server once; from then on the library does. It calls tried after each attempt.
-func (c *Client) connect(opts valkey.ClientOption, tried func()) {
+// connect goes on until it has reached a server once; from then on the library does. It closes failed when it could not at first.
+func (c *Client) connect(opts valkey.ClientOption, failed chan<- struct{}) {
 	told := false
 	for {
 		conn, err := valkey.NewClient(opts)
 		if err == nil {
 			c.conn.Store(&conn)
 			close(c.ready)
-			tried()
 			if told {
 				c.log.Info("Redis is there")
 			}
@@ -155,8 +157,8 @@ func (c *Client) connect(opts valkey.ClientOption, tried func()) {
 		if !told {
 			told = true
 			c.log.Warn("Redis cannot be reached yet: the server goes on without it", "error", err)
+			close(failed)
 		}
-		tried()
 		select {
 		case <-time.After(again):
 		case <-c.ctx.Done():

@@ -116,7 +116,8 @@ func (b *batcher) run(ctx context.Context, dst []byte, x *Execution, limits *bou
 		l = &lane{key: key}
 		b.lanes[key] = l
 	}
-	if l.running < b.most() {
+	may := l.running < b.most()
+	if may && len(l.waiting) == 0 {
 		l.running++
 		b.mu.Unlock()
 		defer b.returned(l)
@@ -128,6 +129,9 @@ func (b *batcher) run(ctx context.Context, dst []byte, x *Execution, limits *bou
 	p := &passenger{key: value, after: x.after, deadline: limits.deadline, until: now.Add(min(b.cfg.MaxWait.Std(), limits.deadline.Sub(now)/2)), wake: make(chan wake, 1)}
 	if l.waiting = append(l.waiting, p); l.timer == nil || p.until.Before(l.next) {
 		b.arm(l)
+	}
+	if (may || len(l.waiting) >= b.cfg.MaxSize && l.running < b.cfg.Parallelism) && b.depart(l) {
+		l.running++
 	}
 	b.mu.Unlock()
 	over := time.NewTimer(time.Until(p.deadline))
@@ -160,10 +164,11 @@ func (b *batcher) run(ctx context.Context, dst []byte, x *Execution, limits *bou
 	return append(dst, p.rows.end()...), Outcome{Rows: p.rows.n, Truncated: p.rows.truncated}, nil
 }
 
-// most is how many statements of a lane may be under way before others wait for company. Quick ones share round trips too, of which there are few:
-// more would not run side by side, but wait for each other with less in each.
+// most is how many statements of a lane may be under way before others wait for company: once those are as many as go together they leave while there
+// are fewer than Parallelism. Quick ones share round trips too, of which there are few: more would wait for each other with less in each. One
+// that was not quick of late, with other arguments, keeps nobody.
 func (b *batcher) most() int {
-	if b.q.quick() {
+	if b.q.quick() && time.Now().UnixNano() >= b.q.aloneUntil.Load() {
 		return min(b.cfg.Parallelism, mostTrips)
 	}
 	return b.cfg.Parallelism

@@ -288,41 +288,58 @@ func TestBatchesThatCannotBe(t *testing.T) {
 }
 
 // Quick statements of a lane are few at a time, whatever there may be: more would only be smaller. Slow ones, and those that were never measured, are as
-// many as there may be.
+// many as there may be; so are full ones.
 func TestQuickBatchesAreFew(t *testing.T) {
 	t.Parallel()
-	s, _ := postgres(t, things)
+	s, _ := postgres(t, things, func(c *Config) { c.QueryTimeout = conf.Duration(time.Minute) })
+	s.trips.quickest.ns.Store(1)
+	of := func(took time.Duration, parallelism int) Query {
+		q := batched(t, s, Spec{Text: "SELECT name FROM things WHERE id = :id", Params: []Param{{Name: "id", Type: "integer"}}}, nil,
+			func(b *Batch) { b.Parallelism, b.MaxSize = parallelism, 4 })
+		q.(*pgQuery).took.ns.Store(int64(took))
+		return q
+	}
 	for _, c := range []struct {
 		took        time.Duration
 		parallelism int
 		want        int
 	}{{0, 16, 16}, {rideCost, 16, mostTrips}, {rideCost, 2, 2}, {rideCost + time.Millisecond, 16, 16}, {rideCost + time.Millisecond, 2, 2}} {
-		q := batched(t, s, Spec{Text: "SELECT name FROM things WHERE id = :id", Params: []Param{{Name: "id", Type: "integer"}}}, nil, func(b *Batch) { b.Parallelism = c.parallelism })
-		q.(*pgQuery).took.ns.Store(int64(c.took))
-		s.trips.quickest.ns.Store(1)
-		b, x := q.(*pgQuery).batch, &Execution{Args: ints(7)}
-		l := &lane{key: b.laneOf(x), running: c.want}
-		b.lanes[l.key] = l
-		done := make(chan error, 1)
-		go func() {
-			_, _, err := q.Run(t.Context(), nil, x)
-			done <- err
-		}()
-		polltest.Until(t, "it waits", func() bool { return b.queued() == 1 })
-		b.returned(l) // and it leaves
-		if err := <-done; err != nil {
-			t.Errorf("%+v: %v", c, err)
-		}
-		b.mu.Lock()
-		if l.running != c.want-1 || c.want > 1 && b.lanes[l.key] != l {
-			t.Errorf("%+v: %d are under way", c, l.running)
-		}
-		b.mu.Unlock()
-		q.(*pgQuery).took.ns.Store(int64(c.took))
-		if _, _, err := q.Run(t.Context(), nil, x); err != nil || b.queued() > 0 { // one less, and nobody waits
-			t.Errorf("%+v: %v", c, err)
+		if got := of(c.took, c.parallelism).(*pgQuery).batch.most(); got != c.want {
+			t.Errorf("%+v: %d", c, got)
 		}
 	}
+	q := of(rideCost, 16)
+	b := q.(*pgQuery).batch
+	if q.(*pgQuery).stayAlone(time.Hour); b.most() != 16 {
+		t.Error("one that was slow of late is quick")
+	}
+	q.(*pgQuery).aloneUntil.Store(0)
+	l := &lane{key: b.laneOf(&Execution{Args: ints(0)}), running: mostTrips}
+	b.lanes[l.key] = l
+	var calls sync.WaitGroup
+	run := func(id int64) {
+		calls.Go(func() {
+			if out, _, err := q.Run(t.Context(), nil, &Execution{Args: ints(id)}); err != nil || !strings.Contains(string(out), fmt.Sprint("thing ", id)) {
+				t.Errorf("%d: %s, %v", id, out, err)
+			}
+		})
+	}
+	for id := range int64(3) {
+		run(id + 1)
+		polltest.Until(t, "it waits", func() bool { return b.queued() == int(id)+1 })
+	}
+	run(4) // they are as many as go together
+	calls.Wait()
+	b.mu.Lock()
+	if l.running != mostTrips || len(l.waiting) > 0 {
+		t.Errorf("%d are under way, %d wait", l.running, len(l.waiting))
+	}
+	b.mu.Unlock()
+	run(5)
+	polltest.Until(t, "it waits", func() bool { return b.queued() == 1 })
+	q.(*pgQuery).stayAlone(time.Hour) // now there may be more: nobody overtakes who waits
+	run(6)
+	calls.Wait()
 }
 
 // BenchmarkBatch reads rows by their key for 64 callers: each in a round trip of its own, in shared ones, and in batches.
@@ -344,17 +361,19 @@ func BenchmarkBatch(b *testing.B) {
 			var left atomic.Int64
 			left.Store(int64(b.N))
 			var callers sync.WaitGroup
-			took := make([][]time.Duration, 64)
+			took := make([][]time.Duration, 64) // of each caller
 			b.ReportAllocs()
 			b.ResetTimer()
 			for n := range int64(64) {
 				callers.Go(func() {
 					x, buf := &Execution{Args: ints(0)}, []byte(nil)
+					var own []time.Duration
+					defer func() { took[n] = own }()
 					for id := n; left.Add(-1) >= 0; id += 64 {
 						x.Args[0].Int = id%500 + 1
 						began := time.Now()
 						out, outcome, err := q.Run(context.Background(), buf[:0], x)
-						took[n] = append(took[n], time.Since(began))
+						own = append(own, time.Since(began))
 						if err != nil || outcome.Rows != 1 {
 							b.Errorf("%s, %v", out, err)
 							return
