@@ -96,7 +96,7 @@ func New(ctx context.Context, opts Options) (*App, error) {
 	registry := prometheus.NewRegistry()
 	a.metrics = telemetry.NewMetrics(registry)
 	a.health.degraded = a.degraded
-	a.sources = sources{log: a.log, metrics: a.metrics}
+	a.sources = sources{log: a.log, metrics: a.metrics, latest: map[string]*source{}}
 
 	if opts.File == "" {
 		path, err := demo.Prepare(ctx, opts.DataDir)

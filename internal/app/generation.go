@@ -93,8 +93,9 @@ type sources struct {
 	log     *slog.Logger
 	metrics *telemetry.Metrics
 
-	mu   sync.Mutex // guards open
-	open []*source
+	mu     sync.Mutex // guards what follows
+	open   []*source
+	latest map[string]*source // by name, which may be closed
 }
 
 // acquire gives the source of a name and configuration, opened if need be.
@@ -105,6 +106,10 @@ func (s *sources) acquire(name string, cfg sqldb.Config) (*source, error) {
 	for _, o := range s.open {
 		if o.name == name && o.hash == hash {
 			o.refs++
+			if r, ok := o.db.(sqldb.Replicated); ok && s.latest[name] != o { // another of its name had its place, and may have written
+				r.Missed()
+			}
+			s.latest[name] = o
 			return o, nil
 		}
 	}
@@ -121,6 +126,7 @@ func (s *sources) acquire(name string, cfg sqldb.Config) (*source, error) {
 	}
 	o := &source{name: name, hash: hash, db: db, refs: 1}
 	s.open = append(s.open, o)
+	s.latest[name] = o
 	s.metrics.SetSource(name, o.pools)
 	return o, nil
 }

@@ -56,18 +56,36 @@ const tellFor = time.Second
 
 // Tell implements sqldb.Others.
 func (p sourcePositions) Tell(key sqldb.PositionKey, lsn uint64) {
+	hear(p.find(p.source), key, lsn)
 	for range tellFor / redis.Lease { // what fails takes a Lease
-		if p.announce(p.source, key, lsn) == nil {
+		failed, over := p.announce(p.source, key, lsn)
+		if !failed {
 			return
 		}
-		p.mu.Lock()
-		over := time.Since(p.failing) > tellFor
-		p.mu.Unlock()
 		if over {
 			break
 		}
 	}
 	p.owe(p.source, lsn)
+}
+
+// ownPositions tells of the positions of a source's callers where no other server can be told.
+type ownPositions struct {
+	find   func(source string) []sqldb.Replicated
+	source string
+}
+
+// Tell implements sqldb.Others.
+func (p ownPositions) Tell(key sqldb.PositionKey, lsn uint64) { hear(p.find(p.source), key, lsn) }
+
+// Sure implements sqldb.Others.
+func (p ownPositions) Sure() bool { return true }
+
+// hear notes a position at all that serve a source: while a reload takes place there may be two, and a write ends on the old one.
+func hear(all []sqldb.Replicated, key sqldb.PositionKey, lsn uint64) {
+	for _, s := range all {
+		s.Heard(key, lsn)
+	}
 }
 
 func (b *positionBus) owe(source string, lsn uint64) {
@@ -82,20 +100,22 @@ func (p sourcePositions) Sure() bool { return p.member.Holds(time.Now()) }
 // announcePosition changes nothing: the announcement is all.
 var announcePosition = redis.NewScript("return {}")
 
-func (b *positionBus) announce(source string, key sqldb.PositionKey, lsn uint64) error {
-	began := time.Now()
+// announce tells whether it failed, and whether nothing could be announced for tellFor.
+func (b *positionBus) announce(source string, key sqldb.PositionKey, lsn uint64) (failed, over bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), redis.Lease)
 	defer cancel()
 	_, err := b.member.Announce(ctx, announcePosition, nil, nil, hex.EncodeToString(key[:])+" "+strconv.FormatUint(lsn, 10)+" "+source, true)
+	now := time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
 	case err == nil:
 		b.failing = time.Time{}
+		return false, false
 	case b.failing.IsZero():
-		b.failing = began
+		b.failing = now
 	}
-	return err
+	return true, now.Sub(b.failing) > tellFor
 }
 
 // Owes implements redis.Listener.
@@ -111,7 +131,7 @@ func (b *positionBus) Pay() {
 	owed := maps.Clone(b.owed)
 	b.mu.Unlock()
 	for source, lsn := range owed {
-		if b.announce(source, sqldb.Everybody, lsn) != nil {
+		if failed, _ := b.announce(source, sqldb.Everybody, lsn); failed {
 			return
 		}
 		b.mu.Lock()
@@ -134,9 +154,7 @@ func (b *positionBus) Announced(payload string) {
 	} else {
 		copy(key[:], raw)
 	}
-	for _, s := range b.find(source) {
-		s.Heard(key, lsn)
-	}
+	hear(b.find(source), key, lsn)
 }
 
 // Missed implements redis.Listener.
@@ -146,10 +164,15 @@ func (b *positionBus) Missed() {
 	}
 }
 
-// share lets other servers know of the positions of a source's callers, where it has replicas and there is Redis.
+// share lets others know of the positions of a source's callers, where it has replicas: other servers, where there is Redis, and the source that a
+// reload puts in its place.
 func (a *App) share(s *source) error {
 	r, ok := s.db.(sqldb.Replicated)
-	if !ok || len(a.started.Redis.Nodes) == 0 {
+	if !ok {
+		return nil
+	}
+	if len(a.started.Redis.Nodes) == 0 {
+		r.Share(ownPositions{a.sources.replicated, s.name})
 		return nil
 	}
 	if a.bus == nil {

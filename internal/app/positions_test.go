@@ -8,10 +8,14 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"millrace/internal/conf"
 	"millrace/internal/polltest"
 	"millrace/internal/redis"
 	"millrace/internal/redistest"
 	"millrace/internal/sqldb"
+	"millrace/internal/telemetry"
 )
 
 // knowing is a source of another server, which notes what it hears.
@@ -126,6 +130,42 @@ func TestPositionsReachOtherServers(t *testing.T) {
 	defer k.mu.Unlock()
 	if k.missed < 2 && (len(k.heard) == 0 || k.heard[len(k.heard)-1] != "ff00 7") {
 		t.Errorf("it is sure, and has heard %q and missed %d", k.heard, k.missed)
+	}
+}
+
+// While a reload takes place two sources of a name may serve: what is written by one is read by the other. One that comes back has missed what was
+// written by the one between.
+func TestPositionsOverReloads(t *testing.T) {
+	t.Parallel()
+	all := sources{log: slog.New(slog.DiscardHandler), metrics: telemetry.NewMetrics(prometheus.NewRegistry()), latest: map[string]*source{}}
+	open := func(primary string) *source {
+		cfg := sqldb.DefaultConfig() // nobody connects before the first call
+		cfg.Postgres = &sqldb.PostgresConfig{Primary: conf.Secret("postgres://me@127.0.0.1:1/" + primary), Replicas: []conf.Secret{"postgres://me@127.0.0.1:2/r"}}
+		s, err := all.acquire("shop", cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { all.release(s) })
+		return s
+	}
+	old := open("a")
+	was := &knowing{Replicated: old.db.(sqldb.Replicated)}
+	old.db = was
+	if open("a"); was.missed != 0 {
+		t.Error("one that stays has missed something")
+	}
+	next := open("b")
+	is := &knowing{Replicated: next.db.(sqldb.Replicated)}
+	next.db = is
+	ownPositions{all.replicated, "shop"}.Tell(sqldb.PositionKey{1, 2}, 7)
+	if fmt.Sprint(was.heard, is.heard) != "[0102 7] [0102 7]" {
+		t.Error(was.heard, is.heard)
+	}
+	if open("a"); was.missed != 1 || is.missed != 0 {
+		t.Error("it has come back, and has missed nothing")
+	}
+	if open("a"); was.missed != 1 {
+		t.Error("one that stays has missed something")
 	}
 }
 

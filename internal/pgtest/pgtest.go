@@ -166,7 +166,7 @@ func (s *Server) Promote() error {
 	return nil
 }
 
-// place gives the folder to who runs the server, and finds a port.
+// place gives the folder to who runs the server.
 func (s *Server) place() error {
 	if os.Geteuid() == 0 { // initdb refuses root
 		u, err := user.Lookup("postgres")
@@ -180,6 +180,11 @@ func (s *Server) place() error {
 			return err
 		}
 	}
+	return nil
+}
+
+// findPort takes a port that is free, until somebody else takes it.
+func (s *Server) findPort() error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -208,6 +213,11 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 
 // Start starts the server after New's or Stop's end of it, and waits until it answers.
 func (s *Server) Start() error {
+	if s.Port == 0 {
+		if err := s.findPort(); err != nil {
+			return err
+		}
+	}
 	args := []string{"-D", s.data(), "-p", strconv.Itoa(s.Port), "-c", "listen_addresses=127.0.0.1",
 		"-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "max_connections=300"}
 	for _, o := range s.options {

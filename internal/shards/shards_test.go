@@ -55,6 +55,7 @@ func newRig(t testing.TB, servers int, user string) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{cfg: sqldb.DefaultConfig(), server: pg, user: user}
+	r.cfg.QueryTimeout = conf.Duration(time.Minute) // writes wait for moves
 	r.cfg.Shards = &sqldb.ShardsConfig{Key: "integer", Servers: map[string]sqldb.PostgresConfig{},
 		Tables: []sqldb.ShardedTable{{Table: "customers", Key: "id"}, {Table: "orders", Key: "customer_id"}}}
 	number := rigs.Add(1)
@@ -105,6 +106,7 @@ func (r *rig) open(t testing.TB) sqldb.Source {
 func (r *rig) openWhole(t testing.TB) sqldb.Source {
 	t.Helper()
 	cfg := sqldb.DefaultConfig()
+	cfg.QueryTimeout = r.cfg.QueryTimeout
 	cfg.Postgres = &sqldb.PostgresConfig{Primary: conf.Secret(r.url(r.whole))}
 	return openSource(t, cfg)
 }

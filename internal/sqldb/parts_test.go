@@ -370,4 +370,20 @@ func TestSnapshotsReadOwnWrites(t *testing.T) {
 			return outcome.Replica > 0
 		})
 	}
+
+	// A replica that must be asked is asked in a transaction of its own, and serves at once.
+	server := q.(*routedQuery).on[1].(*pgSnapshot)
+	c, err := server.source.pool.get(t.Context(), time.Now().Add(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.replayed = 0
+	exported, err := server.begin(c, &Execution{after: 1}, "")
+	if err != nil || exported == "" || c.replayed == 0 {
+		t.Errorf("%q, %v", exported, err)
+	}
+	if _, err := server.begin(c, &Execution{after: unknownPosition}, ""); err != errBehind {
+		t.Errorf("a replica that is behind: %v", err)
+	}
+	server.end(c)
 }

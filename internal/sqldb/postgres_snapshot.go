@@ -178,8 +178,13 @@ func (q *pgSnapshot) begin(c *pgConn, x *Execution, snapshot string) (exported s
 	if snapshot == "" {
 		order = append(order, controlExport)
 	}
+	syncs := 1
 	for _, control := range order {
 		c.send(controlNames[control], nil, nil, 0)
+		if control == controlReplayed { // a transaction of its own, whose snapshot may be from before the answer
+			c.conn.Frontend().SendSync(&pgproto3.Sync{})
+			syncs++
+		}
 	}
 	if snapshot != "" { // it takes no parameter
 		c.conn.Frontend().SendParse(&pgproto3.Parse{Query: "SET TRANSACTION SNAPSHOT '" + snapshot + "'"})
@@ -216,6 +221,9 @@ func (q *pgSnapshot) begin(c *pgConn, x *Execution, snapshot string) (exported s
 				err = pgconn.ErrorResponseToPgError(m)
 			}
 		case *pgproto3.ReadyForQuery:
+			if syncs--; syncs > 0 {
+				continue
+			}
 			switch {
 			case err != nil:
 			case behind:

@@ -181,7 +181,7 @@ func (r *replicated) after(c *mcp.Caller) uint64 {
 		return 0
 	}
 	key := positionKey(c)
-	if o := r.others.Load(); o != nil && key != (PositionKey{}) && !(*o).Sure() {
+	if o := r.others.Load(); o != nil && !(*o).Sure() {
 		return unknownPosition
 	}
 	return r.known.Load().of(key)

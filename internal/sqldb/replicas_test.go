@@ -256,7 +256,7 @@ func TestOwnWritesAreReadThroughReplicas(t *testing.T) {
 
 // A replica that is further behind than max_lag takes no reads, and takes some again when it is not. An idle primary makes nobody late.
 func TestReplicasThatLag(t *testing.T) {
-	s := newReplication(t, []string{"recovery_min_apply_delay=2s"}).open(t, func(c *Config) { c.MaxLag = conf.Duration(time.Second) })
+	s := newReplication(t, []string{"recovery_min_apply_delay=5s"}).open(t, func(c *Config) { c.MaxLag = conf.Duration(time.Second) })
 	q := compileRows(t, s)
 	reads := func() int {
 		_, on, err := q.get(person("reader"), 1)

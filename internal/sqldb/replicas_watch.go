@@ -308,7 +308,8 @@ func (r *replicated) ofReplica(o *replica, s serverState, err error, slow *bool)
 	// What it receives, and from whom, is not to be seen while its primary is away.
 	o.last, o.shown = s, max(o.shown, s.timeline)
 	switch {
-	case err != nil: // that says nothing of what it is
+	case err != nil: // that says nothing of what it is; and where it is seen as a primary next, nothing of where it became that
+		o.recovered = false
 	case s.recovering:
 		o.promoted, o.recovered = time.Time{}, true
 	case o.promoted.IsZero() || o.as.system != s.system || o.as.timeline != s.timeline:
