@@ -95,7 +95,7 @@ type sources struct {
 
 	mu     sync.Mutex // guards what follows
 	open   []*source
-	latest map[string]*source // by name, which may be closed
+	latest map[string]*source // by name, while it is open
 }
 
 // acquire gives the source of a name and configuration, opened if need be.
@@ -150,6 +150,9 @@ func (s *sources) release(o *source) {
 	last := o.refs == 0
 	if last {
 		s.open = slices.DeleteFunc(s.open, func(other *source) bool { return other == o })
+		if s.latest[o.name] == o {
+			delete(s.latest, o.name)
+		}
 		// Another of this name is shown in its place: the newer one, or the older one where the newer was refused.
 		if i := slices.IndexFunc(s.open, func(other *source) bool { return other.name == o.name }); i >= 0 {
 			s.metrics.SetSource(o.name, s.open[i].pools)
